@@ -1,0 +1,46 @@
+"""Image datasets, 8 bits per channel until the device: the network normalises, not the host.
+
+``open_dataset`` reads a dataset into three splits. ``TrainingStream`` with ``StreamSampler`` and
+``EvaluationSet`` turn a split into what a data loader iterates over.
+"""
+
+from typing import Callable, Dict
+
+from app.config.schema import Data
+from datasets.cifar import open_cifar
+from datasets.digits import open_digits
+from datasets.evaluation import PADDING_LABEL, EvaluationSet
+from datasets.fashion_mnist import open_fashion_mnist
+from datasets.generated import open_generated, open_synthetic
+from datasets.split import ImageDataset, ImageSplit, Item, StoredSplit
+from datasets.stream import StreamSampler, TrainingStream
+
+__all__ = [
+    "PADDING_LABEL",
+    "EvaluationSet",
+    "ImageDataset",
+    "ImageSplit",
+    "Item",
+    "StoredSplit",
+    "StreamSampler",
+    "TrainingStream",
+    "open_dataset",
+]
+
+_OPENERS: Dict[str, Callable[[Data], ImageDataset]] = {
+    "digits": open_digits,
+    "fashion-mnist": open_fashion_mnist,
+    "cifar10": open_cifar,
+    "cifar100": open_cifar,
+    "synthetic": open_synthetic,
+}
+
+
+def open_dataset(data: Data, seed: int) -> ImageDataset:
+    """Open ``data.name``; ``seed`` decides the ``generated`` images and nothing else.
+
+    Raises ``DatasetError`` when the files are not there or cannot be read.
+    """
+    if data.name == "generated":
+        return open_generated(data, seed)
+    return _OPENERS[data.name](data)
