@@ -1,0 +1,153 @@
+"""What the device sees of ``forward``: marked losses, started blocks, batch norm's statistics.
+
+``forward`` runs under a ``Capture``, which looks at every torch function called. PopTorch does the
+same with a dispatcher while it records the graph once; here it happens for each micro-batch.
+"""
+
+from types import TracebackType
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple, Type
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from app.ipu_model.poptorch.errors import Error, backend_error
+
+
+def _loss_functions() -> FrozenSet[Callable[..., Any]]:
+    """torch's losses, which PopTorch marks by itself."""
+    names = [name for name in dir(F) if name.endswith("_loss")]
+    names += ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
+    return frozenset(getattr(F, name) for name in names)
+
+
+_LOSS_FUNCTIONS = _loss_functions()
+_active: "Optional[Capture]" = None
+
+
+class Capture(TorchFunctionMode):
+    """Active while the device runs ``forward`` on one micro-batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: List[torch.Tensor] = []
+        self.blocks: List[Tuple[str, Optional[int]]] = []
+        self._variance_corrections: List[Tuple[torch.Tensor, float]] = []
+
+    def mark_loss(self, loss: torch.Tensor) -> None:
+        """Back-propagation may start here."""
+        if not any(loss is other for other in self.losses):
+            self.losses.append(loss)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Tuple[Any, ...] = (),
+        kwargs: Optional[Dict[str, Any]] = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _LOSS_FUNCTIONS:
+            self.mark_loss(result)
+        elif func is F.batch_norm:
+            self._variance_corrections += _variance_correction(*args, **(kwargs or {}))
+        return result
+
+    @torch.no_grad()
+    def correct_running_variances(self) -> None:
+        """Bring batch norm's running variances to the device's; to be called after the backward
+        pass, since torch keeps them for it."""
+        for running_var, correction in self._variance_corrections:
+            running_var.add_(correction)
+
+    def __enter__(self) -> "Capture":
+        global _active
+        super().__enter__()
+        _active = self
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        global _active
+        _active = None
+        super().__exit__(exc_type, exc, traceback)
+
+
+def active_capture() -> Optional[Capture]:
+    """The capture that runs now, if the device is at work."""
+    return _active
+
+
+def isRunningOnIpu() -> bool:
+    """Whether the caller's ``forward`` runs on the device."""
+    return _active is not None
+
+
+def _variance_correction(
+    input: torch.Tensor,
+    running_mean: Optional[torch.Tensor],
+    running_var: Optional[torch.Tensor],
+    weight: Optional[torch.Tensor] = None,
+    bias: Optional[torch.Tensor] = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> List[Tuple[torch.Tensor, float]]:
+    """What the device adds to a running variance beyond torch's F.batch_norm, given its arguments.
+
+    Bessel's correction on the IPU also covers epsilon: rv moves towards (var + eps)·n/(n-1) - eps.
+    Source: graphcore/popart, src/popx/op/batchnormx.cpp.
+    """
+    n = input.numel() // input.shape[1]
+    if not training or running_var is None or n == 1:
+        return []
+    return [(running_var, momentum * eps / (n - 1))]
+
+
+def final_loss_index(losses: List[torch.Tensor], outputs: List[torch.Tensor]) -> int:
+    """Which marked loss back-propagation starts from; those that feed a later one are demoted.
+
+    Raises:
+        Error: no loss is returned, several are independent, or the loss is no scalar.
+    """
+    ancestors = [_ancestors(loss) for loss in losses]
+    final = [
+        index
+        for index, loss in enumerate(losses)
+        if not any(loss.grad_fn in above for other, above in enumerate(ancestors) if other != index)
+    ]
+    if not final or not _is_returned(losses[final[-1]], outputs):
+        raise backend_error("Couldn't find a loss in graph!")
+    if len(final) > 1:
+        raise Error(
+            "Multiple independent losses found in graph. Graph must have one final loss. "
+            "Wrap final graph loss in poptorch.identity_loss."
+        )
+    if losses[final[0]].numel() != 1:
+        raise backend_error(
+            f"Loss tensor, of shape {tuple(losses[final[0]].shape)}, must be a scalar tensor"
+        )
+    return final[0]
+
+
+def _ancestors(tensor: torch.Tensor) -> "set[Any]":
+    """The autograd nodes that ``tensor`` was computed from, its own excluded."""
+    seen: set[Any] = set()
+    todo = [node for node, _ in tensor.grad_fn.next_functions] if tensor.grad_fn else []
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions]
+    return seen
+
+
+def _is_returned(loss: torch.Tensor, outputs: List[torch.Tensor]) -> bool:
+    return any(
+        output is loss or output.data_ptr() == loss.data_ptr() or loss.grad_fn in _ancestors(output)
+        for output in outputs
+    )
