@@ -15,6 +15,7 @@ _RECOMPILE = (
     "compile the model.\nTo recompile the model for the new inputs create a new inferenceModel / "
     "trainingModel wrapper or call destroy() on the current one and try again."
 )
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Arguments(NamedTuple):
@@ -90,14 +91,17 @@ class ArgumentParser:
     def _check_names(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         kinds = {p.kind for p in self._parameters}
         known = [p.name for p in self._parameters]
-        if inspect.Parameter.VAR_POSITIONAL in kinds or inspect.Parameter.VAR_KEYWORD in kinds:
-            return
-        assert len(args) + len(kwargs) <= len(known), (
-            f"Too many arguments provided: expected {known} ({len(known)}) "
-            f"but got {len(args) + len(kwargs)}"
-        )
+        by_position = [p for p in self._parameters if p.kind in _BY_POSITION]
+        any_position = inspect.Parameter.VAR_POSITIONAL in kinds
+        any_name = inspect.Parameter.VAR_KEYWORD in kinds
+        given = len(args) + len(kwargs)
+        assert (any_position or len(args) <= len(by_position)) and (
+            any_position or any_name or given <= len(known)
+        ), f"Too many arguments provided: expected {known} ({len(known)}) but got {given}"
         for name in kwargs:
-            assert name in known, f"{name} is not a valid parameter. Allowed values are {known}"
+            assert any_name or name in known, (
+                f"{name} is not a valid parameter. Allowed values are {known}"
+            )
 
     @staticmethod
     def _value(

@@ -26,10 +26,15 @@ _active: "Optional[Capture]" = None
 
 
 class Capture(TorchFunctionMode):
-    """Active while the device runs ``forward`` on one micro-batch."""
+    """Active while the device runs ``forward`` on one micro-batch.
 
-    def __init__(self) -> None:
+    Args:
+        training: whether a backward pass follows.
+    """
+
+    def __init__(self, training: bool) -> None:
         super().__init__()
+        self._training = training
         self.losses: List[torch.Tensor] = []
         self.blocks: List[Tuple[str, Optional[int]]] = []
         self._variance_corrections: List[Tuple[torch.Tensor, float]] = []
@@ -46,11 +51,47 @@ class Capture(TorchFunctionMode):
         args: Tuple[Any, ...] = (),
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         if func in _LOSS_FUNCTIONS:
             self.mark_loss(result)
-        elif func is F.batch_norm:
-            self._variance_corrections += _variance_correction(*args, **(kwargs or {}))
+        return result
+
+    def _batch_norm(
+        self,
+        input: torch.Tensor,
+        running_mean: Optional[torch.Tensor],
+        running_var: Optional[torch.Tensor],
+        weight: Optional[torch.Tensor] = None,
+        bias: Optional[torch.Tensor] = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        """``F.batch_norm`` as the device has it.
+
+        In inference, training mode normalises with the batch's statistics and updates nothing. In
+        training, Bessel's correction also covers epsilon: the running variance moves towards
+        (var + eps)·n/(n-1) - eps. Source: graphcore/popart, src/popx/op/batchnormx.cpp.
+
+        Raises:
+            Error: a gradient passes through the norm in evaluation mode.
+        """
+        if training and not self._training:
+            running_mean = running_var = None
+        result = F.batch_norm(
+            input, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+        if result.requires_grad and not training:
+            raise backend_error(
+                f'BatchNorm Op "of shape {tuple(result.shape)}" has 1 output(s) which means it is '
+                "in inference mode, but its gradient Op is being created. Freeze every parameter "
+                "up to and including the norm's, or leave the norm in training mode."
+            )
+        n = input.numel() // input.shape[1]
+        if training and running_var is not None and n > 1:
+            self._variance_corrections.append((running_var, momentum * eps / (n - 1)))
         return result
 
     @torch.no_grad()
@@ -87,40 +128,22 @@ def isRunningOnIpu() -> bool:
     return _active is not None
 
 
-def _variance_correction(
-    input: torch.Tensor,
-    running_mean: Optional[torch.Tensor],
-    running_var: Optional[torch.Tensor],
-    weight: Optional[torch.Tensor] = None,
-    bias: Optional[torch.Tensor] = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> List[Tuple[torch.Tensor, float]]:
-    """What the device adds to a running variance beyond torch's F.batch_norm, given its arguments.
-
-    Bessel's correction on the IPU also covers epsilon: rv moves towards (var + eps)·n/(n-1) - eps.
-    Source: graphcore/popart, src/popx/op/batchnormx.cpp.
-    """
-    n = input.numel() // input.shape[1]
-    if not training or running_var is None or n == 1:
-        return []
-    return [(running_var, momentum * eps / (n - 1))]
-
-
 def final_loss_index(losses: List[torch.Tensor], outputs: List[torch.Tensor]) -> int:
-    """Which marked loss back-propagation starts from; those that feed a later one are demoted.
+    """Which marked loss back-propagation starts from.
+
+    Losses that are not returned are eliminated; those that feed a later one are demoted.
 
     Raises:
         Error: no loss is returned, several are independent, or the loss is no scalar.
     """
-    ancestors = [_ancestors(loss) for loss in losses]
+    returned = [index for index, loss in enumerate(losses) if _is_returned(loss, outputs)]
+    ancestors = {index: _ancestors(losses[index]) for index in returned}
     final = [
         index
-        for index, loss in enumerate(losses)
-        if not any(loss.grad_fn in above for other, above in enumerate(ancestors) if other != index)
+        for index in returned
+        if not any(losses[index].grad_fn in ancestors[other] for other in returned)
     ]
-    if not final or not _is_returned(losses[final[-1]], outputs):
+    if not final:
         raise backend_error("Couldn't find a loss in graph!")
     if len(final) > 1:
         raise Error(

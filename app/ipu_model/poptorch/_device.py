@@ -107,6 +107,9 @@ class BufferGuard:
         }
         self._parameters = {name for name, _ in model.named_parameters()}
         self._saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        self._constants = {
+            name: value for name, value in self._saved.items() if not value.is_floating_point()
+        }
         self._versions = {name: buffer._version for name, buffer in model.named_buffers()}
         self._batch_norms = tuple(
             name + "."
@@ -155,6 +158,5 @@ class BufferGuard:
 
     def restore_constants(self) -> None:
         """Give integer and boolean buffers the values they had."""
-        for name, value in self._saved.items():
-            if not value.is_floating_point():
-                self._tensors[name].copy_(value)
+        for name, value in self._constants.items():
+            self._tensors[name].copy_(value)

@@ -69,7 +69,7 @@ class RunningMeanGradients:
         total: Gradients = []
         for means in zip(*self._means):
             present = [mean for mean in means if mean is not None]
-            total.append(torch.stack(present).mean(0) if present else None)
+            total.append(sum(present[1:], present[0]).div_(len(present)) if present else None)
         self._means = [[] for _ in self._means]
         return total
 
@@ -86,6 +86,6 @@ def gradient_reduction(
     if training.accumulation_and_replication_reduction_type == ReductionType.Sum:
         return SummedGradients(parameters, divisor=1)
     strategy = training.meanAccumulationAndReplicationReductionStrategy
-    if strategy == MeanReductionStrategy.Running and training.gradient_accumulation > 1:
+    if strategy == MeanReductionStrategy.Running:
         return RunningMeanGradients(parameters, replicas)
     return SummedGradients(parameters, divisor=training.gradient_accumulation * replicas)

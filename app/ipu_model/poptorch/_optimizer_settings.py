@@ -57,6 +57,11 @@ class OptimizerSettings:
             raise backend_error(f"Values are constant but do not match. loss_scaling: "
                                 f"{self.loss_scaling} and {new.loss_scaling}.")  # fmt: skip
         for old_group, new_group in zip(self.groups, new.groups):
+            if old_group.constant != new_group.constant:
+                changed = ", ".join(sorted(old_group.constant ^ new_group.constant))
+                raise backend_error(
+                    f"Can not replace a constant value with a non constant value. {changed}"
+                )
             for name in sorted(old_group.constant):
                 old, found = old_group.values[name], new_group.values[name]
                 if old != found:

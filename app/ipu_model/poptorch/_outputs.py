@@ -69,4 +69,4 @@ def _join(parts: "tuple[torch.Tensor, ...]") -> torch.Tensor:
         joined = parts[0]
     else:
         joined = torch.stack(parts) if parts[0].dim() == 0 else torch.cat(parts)
-    return joined.to(_HOST_TYPES.get(joined.dtype, joined.dtype))
+    return joined.to(_HOST_TYPES.get(joined.dtype, joined.dtype)).contiguous()

@@ -35,9 +35,14 @@ class DeviceOptimizer:
         self.settings = settings
         self._parameters = parameters
         self._group_of = group_of
-        self._state: List[State] = [
-            _initial_state(settings, settings.groups[group], parameter)
-            for (_, parameter), group in zip(parameters, group_of)
+        self._state: List[State] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Give the state its initial values."""
+        self._state = [
+            _initial_state(self.settings, self.settings.groups[group], parameter)
+            for (_, parameter), group in zip(self._parameters, self._group_of)
         ]
 
     @torch.no_grad()
@@ -120,14 +125,16 @@ def _sgd(
     lr, mm, wd = (group.values[name] for name in ("lr", "momentum", "weight_decay"))
     kept = 1 - group.values["dampening"]
     if group.is_off("momentum"):
-        torch._foreach_mul_(w, 1 - lr * kept * wd)
+        if wd:
+            torch._foreach_mul_(w, 1 - lr * kept * wd)
         torch._foreach_add_(w, a, alpha=-lr * kept * c)
         return
     # the velocity carries the loss scaling: PopTorch sets the velocity scaling to it
     vs = settings.loss_scaling
     v = [state["Accl1"] for state in states]
     torch._foreach_mul_(v, mm)
-    torch._foreach_add_(v, w, alpha=kept * wd * vs)
+    if wd:
+        torch._foreach_add_(v, w, alpha=kept * wd * vs)
     torch._foreach_add_(v, a, alpha=kept * vs * c)
     if not group.values["nesterov"]:
         torch._foreach_add_(w, v, alpha=-lr / vs)

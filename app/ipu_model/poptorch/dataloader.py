@@ -63,6 +63,10 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
             raise Error("batch_sampler is mutually exclusive with batch_size and shuffle")
         if isinstance(dataset, torch.utils.data.IterableDataset):
             batching.pop("shuffle", None)
+        if kwargs.get("generator") is None:
+            # a loader in the background must not draw from the generator that the device seeds
+            seed = int(torch.empty((), dtype=torch.int64).random_())
+            kwargs["generator"] = torch.Generator().manual_seed(seed)
         super().__init__(
             dataset,
             num_workers=num_workers,
@@ -149,6 +153,7 @@ class AsynchronousDataAccessor:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max(1, buffer_size))
         self._stopped = threading.Event()
         self._thread: Optional[threading.Thread] = None
+        self._is_midway = False
         if early_preload:
             self._start()
 
@@ -156,6 +161,8 @@ class AsynchronousDataAccessor:
         return len(self._dataset)  # type: ignore[arg-type]
 
     def __iter__(self) -> "AsynchronousDataAccessor":
+        if self._is_midway:  # through an epoch: a new iteration starts with a new one
+            self.terminate()
         self._start()
         return self
 
@@ -163,13 +170,14 @@ class AsynchronousDataAccessor:
         if self._thread is None:
             raise StopIteration
         item = self._queue.get()
+        self._is_midway = not isinstance(item, _End)
         if not isinstance(item, _End):
             return item
+        if item.error is not None or not self._load_indefinitely:
+            self._thread.join()  # it has nothing left to load
+            self._thread = None
         if item.error is not None:
-            self._thread = None
             raise item.error
-        if not self._load_indefinitely:
-            self._thread = None
         raise StopIteration
 
     def terminate(self) -> None:
@@ -180,6 +188,7 @@ class AsynchronousDataAccessor:
             self._drain()
             thread.join(timeout=0.01)
         self._drain()
+        self._is_midway = False
 
     def _drain(self) -> None:
         dropped: List[Any] = []

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 
-from app.ipu_model.poptorch import _arguments, _layout, optim
+from app.ipu_model.poptorch import _arguments, _host, optim
 from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments, map_tensors
 from app.ipu_model.poptorch._capture import Capture, final_loss_index
 from app.ipu_model.poptorch._device import BufferGuard, DeviceRandom, ModuleModes, ReplicaBuffers
@@ -42,9 +42,10 @@ class _Executable:
         self.replicas: int = options.replication_factor
         self.micro_batches = options.device_iterations * self.accumulation * self.replicas
         _arguments.check_divisible(arguments, self.micro_batches)
-        self.channels_last = _layout.suits_channels_last(model)
+        self.channels_last = _host.suits_channels_last(model)
         if self.channels_last:
-            _layout.use_channels_last(model)
+            _host.use_channels_last(model)
+        self.threads = _host.Threads(_host.useful_threads(self.micro_batch(arguments, 0).tensors()))
         self.modes = ModuleModes(model)
         self.random = DeviceRandom(options)
         self.loss_index = 0
@@ -55,15 +56,21 @@ class _Executable:
     def micro_batch(self, arguments: Arguments, index: int) -> Arguments:
         """One micro-batch of a call's arguments, in the layout the CPU likes."""
         part = _arguments.micro_batch(arguments, index, self.micro_batches)
-        return part.map_tensors(_layout.as_channels_last) if self.channels_last else part
+        return part.map_tensors(_host.as_channels_last) if self.channels_last else part
 
     def _capture_once(self, executor: "PoplarExecutor") -> None:
         """Run ``forward`` on the first micro-batch for what PopTorch learns by recording it."""
-        options, part = executor._options, self.micro_batch(self.arguments, 0)
-        with self.modes, self.random, torch.set_grad_enabled(executor._training):
-            self.random.next_micro_batch(0, replicas=2)  # of more than one: it does not count
-            with Capture() as capture:
-                output = executor._model(*part.positional, **part.named)
+        options = executor._options
+        part = self.micro_batch(self.arguments, 0).map_tensors(torch.Tensor.clone)
+        grad = torch.set_grad_enabled(executor._training)
+        try:
+            with self.modes, self.random, self.threads, grad:
+                self.random.next_micro_batch(0, replicas=2)  # of more than one: it does not count
+                with Capture(executor._training) as capture:
+                    output = executor._model(*part.positional, **part.named)
+            self.guard.check(options)
+        finally:
+            self.guard.restore()
         placement = Placement(options, capture.blocks)
         if executor._training:
             placement.check_training(self.accumulation)
@@ -72,8 +79,6 @@ class _Executable:
             self.loss_index = final_loss_index(capture.losses, returned)
         else:
             placement.check_inference(options.device_iterations)
-        self.guard.check(options)
-        self.guard.restore()
 
 
 class PoplarExecutor:
@@ -106,6 +111,7 @@ class PoplarExecutor:
         self._executable: Optional[_Executable] = None
         self._is_attached = False
         self._warned_not_contiguous = False
+        self._synthetic = torch.Generator()  # of synthetic data: the host's draws stay its own
         self._optimizer: Optional[torch.optim.Optimizer] = None
         self._settings: Optional[OptimizerSettings] = None
         self._device_optimizer: Optional[DeviceOptimizer] = None
@@ -157,7 +163,15 @@ class PoplarExecutor:
 
     def copyWeightsToDevice(self) -> None:
         """Upload the weights; every replica starts from the host's buffers."""
+        self._require_executable()
+        self._upload()
+
+    def _upload(self) -> None:
+        """What an upload changes where host and device share memory: every replica takes the
+        host's buffers, and torch's optimisers, whose state nobody reads back, lose it."""
         self._require_executable().buffers.broadcast()
+        if self._device_optimizer is not None and not isinstance(self._optimizer, optim.Optimizer):
+            self._device_optimizer.reset()
 
     # ---- the optimiser
 
@@ -180,8 +194,7 @@ class PoplarExecutor:
             return
         previous, self._optimizer = self._optimizer, optimizer
         if isinstance(previous, optim.Optimizer):
-            previous._loaded_state = previous.state_dict()["ipu_state"]
-            previous._executor = None
+            previous._leave_executor()
         if isinstance(optimizer, optim.Optimizer) and self.isCompiled():
             optimizer._executor = weakref.ref(self)
             self._write_optimizer_state()
@@ -216,10 +229,14 @@ class PoplarExecutor:
         optimizer = self._optimizer
         if not isinstance(optimizer, optim.Optimizer) or optimizer._loaded_state is None:
             return
+        assert self._settings is not None
         assert self._device_optimizer is not None
+        settings = settings_of(optimizer)  # the groups were loaded along with the state
+        self._settings.check_replaceable_by(settings)
+        self._settings = self._device_optimizer.settings = settings
         for name in self._device_optimizer.load_named_state(optimizer._loaded_state):
             optim.warn_missing_state(name)
-        optimizer._loaded_state = None
+        optimizer._loaded_state = optimizer._loaded_scalars = None
 
     # ---- life cycle
 
@@ -239,6 +256,7 @@ class PoplarExecutor:
         if self._settings is not None and self._settings.loss_scaling == 0:
             raise backend_error("Loss scaling must not be zero")
         executable = _Executable(self, arguments)
+        OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
         if self._training:
             self._build_device_optimizer()
         self._executable = executable
@@ -257,6 +275,7 @@ class PoplarExecutor:
         self._require_executable()
         if self._is_attached:
             raise Error("Device is already attached")
+        self._upload()
         self._is_attached = True
 
     def detachFromDevice(self) -> None:
@@ -271,12 +290,12 @@ class PoplarExecutor:
         if not self.isCompiled():
             return
         if isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer._loaded_state = self._optimizer.state_dict()["ipu_state"]
-            self._optimizer._executor = None
+            self._optimizer._leave_executor()
         self._executable = None
         self._device_optimizer = None
         self._is_attached = False
-        _wrapped.discard(self._user_model)
+        if self._training:
+            _wrapped.discard(self._user_model)
 
     def _require_executable(self) -> _Executable:
         if self._executable is None:
@@ -309,7 +328,8 @@ class PoplarExecutor:
             self._compile(arguments)
         executable = self._require_executable()
         _arguments.check_same(executable.arguments, arguments)
-        self._is_attached = True
+        if not self._is_attached:
+            self.attachToDevice()
         collector = OutputCollector(self._options, executable.accumulation)
         with self._device_context(executable):
             if self._training:
@@ -330,14 +350,15 @@ class PoplarExecutor:
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         tensor = tensor.detach().contiguous()
         if self._options.synthetic_data:
-            tensor = (
-                torch.randn_like(tensor) if tensor.is_floating_point() else tensor.clone().zero_()
-            )
+            tensor = torch.zeros_like(tensor)
+            if tensor.is_floating_point():
+                tensor.normal_(generator=self._synthetic)
         return tensor.to(_DEVICE_TYPES.get(tensor.dtype, tensor.dtype))
 
     @contextlib.contextmanager
     def _device_context(self, executable: _Executable) -> Iterator[None]:
-        with executable.modes, executable.random, torch.set_grad_enabled(self._training):
+        grad = torch.set_grad_enabled(self._training)
+        with executable.modes, executable.random, executable.threads, grad:
             try:
                 yield
             finally:
@@ -349,8 +370,9 @@ class PoplarExecutor:
     ) -> Tuple[Any, Capture]:
         executable.random.next_micro_batch(replica, executable.replicas)
         executable.buffers.select(replica)
+        executable.guard.restore_constants()
         part = executable.micro_batch(arguments, index)
-        with Capture() as capture:
+        with Capture(self._training) as capture:
             output = self._model(*part.positional, **part.named)
         return output, capture
 

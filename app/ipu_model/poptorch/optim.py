@@ -48,6 +48,7 @@ class Optimizer:
     loss_scaling: float
     _executor: "Optional[weakref.ReferenceType[Any]]" = None
     _loaded_state: Optional[Dict[str, torch.Tensor]] = None
+    _loaded_scalars: Optional[Dict[str, torch.Tensor]] = None
 
     def _init_poptorch(
         self, passed: Mapping[str, Any], group_attributes: List[str], own: Mapping[str, Any]
@@ -74,10 +75,11 @@ class Optimizer:
     def state_dict(self) -> Dict[str, Any]:
         """torch's entries, and the device's state (``ipu_state``) and scalars (``ipu_param``).
 
-        Both are None before compilation. The tensors are copies.
+        Both are None before compilation, unless they were loaded. The tensors are copies.
         """
         executor = self._executor() if self._executor is not None else None
-        state, scalars = executor._read_optimizer_state() if executor else (None, None)
+        loaded = (self._loaded_state, self._loaded_scalars)
+        state, scalars = executor._read_optimizer_state() if executor is not None else loaded
         torch_state: Dict[str, Any] = super().state_dict()  # type: ignore[misc]
         return {**torch_state, "ipu_state": state, "ipu_param": scalars}
 
@@ -93,10 +95,16 @@ class Optimizer:
             raise RuntimeError("Only IPU optimizer states can be loaded onto the IPU.")
         rest = {key: value for key, value in state.items() if key not in ("ipu_state", "ipu_param")}
         super().load_state_dict(rest)  # type: ignore[misc]
-        self._loaded_state = state["ipu_state"]
+        self._loaded_state, self._loaded_scalars = state["ipu_state"], state["ipu_param"]
         executor = self._executor() if self._executor is not None else None
         if executor is not None:
             executor._write_optimizer_state()
+
+    def _leave_executor(self) -> None:
+        """Keep what the device has, for whoever reads or runs the optimiser next."""
+        state = Optimizer.state_dict(self)
+        self._loaded_state, self._loaded_scalars = state["ipu_state"], state["ipu_param"]
+        self._executor = None
 
     def has_state(self) -> bool:
         """Whether the device's state can be read or was loaded."""

@@ -1,4 +1,6 @@
-"""The memory layout in which the CPU computes a model fastest; numbers change by rounding only."""
+"""How the CPU computes a model fastest: layout and threads. Numbers change by rounding only."""
+
+from typing import Iterable
 
 import torch
 from torch import nn
@@ -31,3 +33,34 @@ def as_channels_last(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dim() != 4:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+_ELEMENTS_WORTH_A_THREAD = 1 << 16
+
+
+def useful_threads(micro_batch: Iterable[torch.Tensor]) -> int:
+    """Threads to compute a micro-batch with, given its inputs.
+
+    Kernels on small tensors take less time than threads need to meet, and far less than they need
+    where another process has the cores.
+    """
+    largest = max((tensor.numel() for tensor in micro_batch), default=0)
+    return torch.get_num_threads() if largest >= _ELEMENTS_WORTH_A_THREAD else 1
+
+
+class Threads:
+    """Computes with this many threads, and restores the number found."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._found = count
+
+    def __enter__(self) -> "Threads":
+        self._found = torch.get_num_threads()
+        if self._found != self._count:
+            torch.set_num_threads(self._count)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._found != self._count:
+            torch.set_num_threads(self._found)
