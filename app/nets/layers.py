@@ -1,0 +1,139 @@
+"""Layers that the networks share: convolution, squeeze-excite, stochastic depth, initialisation."""
+
+import math
+from typing import Literal, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.errors import ConfigError
+
+Padding = Literal["symmetric", "same"]
+
+TRUNCATED_NORMAL_STD = 0.8796256610342398
+"""Standard deviation of a standard normal variable that is cut off at ±2."""
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution with a square, odd kernel: [N, C_in, H, W] -> [N, C_out, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    ``padding`` is "symmetric", kernel_size // 2 zeros on every side, or "same", TensorFlow's SAME,
+    whose padding depends on the size of the image and may be smaller at the start than at the end.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        padding: Padding = "symmetric",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=groups,
+            bias=bias,
+        )
+        self.same = padding == "same" and stride > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.same:
+            return super().forward(x)
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        top, bottom = same_padding(x.shape[2], kernel, stride)
+        left, right = same_padding(x.shape[3], kernel, stride)
+        padding = (top, left)
+        if padding != (bottom, right):
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:
+    """Rows that TensorFlow's SAME adds before and after ``size`` rows; the odd one goes last."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def channel_groups(
+    in_channels: int,
+    out_channels: int,
+    group_size: int,
+    place: str,
+    expand_ratios: Sequence[int] = (),
+) -> int:
+    """Groups of a convolution: max(in_channels // group_size, 1), as in the authors' code.
+
+    Channels are never rounded to a multiple of the group size. Where the groups do not divide them,
+    raises ``ConfigError`` that names ``place`` and the ``expand_ratios`` known to fit.
+    """
+    groups = max(in_channels // group_size, 1)
+    for channels in (in_channels, out_channels):
+        if channels % groups:
+            raise ConfigError(
+                f"model.group_size: {group_size} splits the {channels} channels of {place} into "
+                f"{groups} groups, which do not divide them; "
+                f"choose {_expand_ratio_or(expand_ratios)}another group size"
+            )
+    return groups
+
+
+def _expand_ratio_or(ratios: Sequence[int]) -> str:
+    if not ratios:
+        return ""
+    *others, last = (str(ratio) for ratio in ratios)
+    return f"expand_ratio {', '.join(others)}{' or ' if others else ''}{last}, or "
+
+
+class SqueezeExcite(nn.Module):
+    """Gates every channel by a function of all channels' spatial means: [N, C, H, W] -> same."""
+
+    def __init__(self, channels: int, squeezed_channels: int) -> None:
+        super().__init__()
+        self.conv_reduce = Conv2d(channels, squeezed_channels, 1, bias=True)
+        self.conv_expand = Conv2d(squeezed_channels, channels, 1, bias=True)
+
+    def forward(self, x: Tensor, gate_scale: Optional[Tensor] = None) -> Tensor:
+        """``gate_scale`` [C, 1, 1] multiplies the gate: a scaling of ``x`` that costs no pass over
+        it. The squeeze sees ``x`` without that scale."""
+        gate = x.mean((2, 3), keepdim=True)
+        gate = torch.sigmoid(self.conv_expand(F.silu(self.conv_reduce(gate))))
+        return x * (gate if gate_scale is None else gate * gate_scale)
+
+
+class StochasticDepth(nn.Module):
+    """Zeroes whole samples [N, C, H, W] at ``drop_rate``, divides the others by the survival rate.
+
+    The identity in evaluation mode (arXiv 1603.09382, with the scaling moved to training).
+    """
+
+    def __init__(self, drop_rate: float) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_rate == 0:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], 1, 1, 1), self.drop_rate)
+
+    def extra_repr(self) -> str:
+        return f"drop_rate={self.drop_rate:.4g}"
+
+
+def init_variance_scaling(weight: Tensor, scale: float, fan: int) -> None:
+    """Draws from a normal cut off at ±2 standard deviations, so that the variance is scale/fan."""
+    std = math.sqrt(scale / fan) / TRUNCATED_NORMAL_STD
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def init_classifier(linear: nn.Linear) -> None:
+    """Glorot uniform weights, zero biases."""
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
