@@ -1,0 +1,80 @@
+"""What runs on the device: normalisation of 8-bit images, the network, the loss and the counts."""
+
+from typing import Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from app.errors import ConfigError
+from app.nets import smoothed_cross_entropy
+from app.sdk import poptorch
+
+
+class Normalise(nn.Module):
+    """8-bit images [N, C, H, W] to float: (x/255 - mean)/std per channel, in one multiply-add.
+
+    Args:
+        mean, std: one value for all channels, or one each.
+        channels: C.
+
+    Raises:
+        ConfigError: another number of values.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+        super().__init__()
+        means, stds = _per_channel("mean", mean, channels), _per_channel("std", std, channels)
+        self.register_buffer("scale", 1 / (255 * stds), persistent=False)
+        self.register_buffer("shift", -means / stds, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.to(self.scale.dtype) * self.scale + self.shift
+
+
+def _per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:
+    """The values of ``data.<name>`` as [1, C, 1, 1]."""
+    if len(values) not in (1, channels):
+        raise ConfigError(
+            f"data.{name}: has {len(values)} values, the images have {channels} "
+            f"channel{'s' * (channels > 1)}; give one value for all channels, or one each"
+        )
+    return torch.tensor(values).expand(channels).reshape(1, -1, 1, 1)
+
+
+class TrainingModel(nn.Module):
+    """Images uint8 [N, C, S, S], labels [N] to the mean loss and the count of correct answers."""
+
+    def __init__(self, net: nn.Module, normalise: Normalise, label_smoothing: float) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.net = net
+        self.label_smoothing = label_smoothing
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+        logits = self.net(self.normalise(images))
+        losses = smoothed_cross_entropy(logits, labels, self.label_smoothing)
+        correct = (logits.argmax(dim=1) == labels).float().sum()
+        return poptorch.identity_loss(losses, reduction="mean"), correct
+
+
+class EvaluationModel(nn.Module):
+    """Images and labels to the summed loss and the number of correct answers.
+
+    Negative labels mark padding: they count for neither.
+    """
+
+    def __init__(self, net: nn.Module, normalise: Normalise, label_smoothing: float) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.net = net
+        self.label_smoothing = label_smoothing
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+        logits = self.net(self.normalise(images))
+        losses = smoothed_cross_entropy(logits, labels.clamp(min=0), self.label_smoothing)
+        counted = (labels >= 0).float()
+        correct = (logits.argmax(dim=1) == labels).float()
+        return (losses * counted).sum(), (correct * counted).sum()

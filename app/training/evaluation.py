@@ -1,0 +1,61 @@
+"""Counting how a network does on a split, exactly and in whole batches."""
+
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from torch import Tensor
+
+from app.config.schema import Run
+from app.nets import build_net
+from app.sdk import poptorch
+from app.training.device_models import EvaluationModel, Normalise
+from app.training.placement import evaluation_iterations, evaluation_options, place
+from datasets import EvaluationSet, ImageDataset, ImageSplit
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and share of correct answers over a split."""
+
+    loss: float
+    accuracy: float
+
+
+class Evaluator:
+    """A second copy of the network, compiled for inference, that scores the weights it is given.
+
+    It holds its IPUs only while it counts, so that training and evaluation can share them.
+    """
+
+    def __init__(self, run: Run, dataset: ImageDataset) -> None:
+        self._run = run
+        self._net = build_net(run.model, dataset.num_classes, dataset.channels)
+        place(self._net, run)
+        self._net.eval()
+        normalise = Normalise(run.data.mean, run.data.std, dataset.channels)
+        model = EvaluationModel(self._net, normalise, run.training.label_smoothing)
+        self._executor = poptorch.inferenceModel(model.eval(), evaluation_options(run))
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the network's state dict; another's raises RuntimeError, as in torch."""
+        self._net.load_state_dict(weights)
+
+    def score(self, split: ImageSplit) -> Score:
+        """Score the weights on all images of a split."""
+        if self._executor.isCompiled():
+            self._executor.attachToDevice()
+            self._executor.copyWeightsToDevice()
+        loss = correct = 0.0
+        for images, labels in self._loader(split):
+            batch_loss, batch_correct = self._executor(images, labels)
+            loss += float(batch_loss.sum())
+            correct += float(batch_correct.sum())
+        self._executor.detachFromDevice()
+        return Score(loss / len(split), correct / len(split))
+
+    def _loader(self, split: ImageSplit) -> Any:
+        batching = self._run.batching
+        whole = batching.micro_batch * batching.replicas * evaluation_iterations(self._run)
+        return poptorch.DataLoader(
+            evaluation_options(self._run), EvaluationSet(split, whole), batching.micro_batch
+        )

@@ -1,0 +1,256 @@
+"""The training loop: an ordinary PopTorch program that can be killed at any moment and resumed."""
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from app.config.loader import dump
+from app.config.schema import Run
+from app.errors import ConfigError
+from app.nets import build_net
+from app.sdk import poptorch
+from app.training import metrics as metrics_file
+from app.training.averaging import WeightAverage
+from app.training.checkpoints import Checkpoint
+from app.training.curves import plot_curves
+from app.training.device_models import Normalise, TrainingModel
+from app.training.evaluation import Evaluator, Score
+from app.training.optimizers import build_optimizer
+from app.training.placement import place, training_options
+from app.training.run_directory import RunDirectory
+from app.training.schedule import learning_rate_factor
+from datasets import ImageDataset, StreamSampler, TrainingStream, open_dataset
+
+Batch = Tuple[Tensor, Tensor]
+
+
+class RunLength:
+    """A run in numbers of samples, calls and weight updates; epochs hold whole calls only.
+
+    Raises:
+        ConfigError: the dataset is smaller than what one call consumes.
+    """
+
+    def __init__(self, run: Run, images: int) -> None:
+        self.samples_per_call = run.batching.samples_per_call
+        self.calls_per_epoch = images // self.samples_per_call
+        if not self.calls_per_epoch:
+            raise ConfigError(
+                f"batching: one call takes {self.samples_per_call} images, {run.data.name} has "
+                f"{images} to train on; lower micro_batch, gradient_accumulation or replicas"
+            )
+        self.samples_per_epoch = self.calls_per_epoch * self.samples_per_call
+        self.steps_per_epoch = self.calls_per_epoch * run.batching.device_iterations
+        self.epochs = run.training.epochs
+        self.samples = self.samples_per_epoch * self.epochs
+        self.steps = self.steps_per_epoch * self.epochs
+
+
+class Trainer:
+    """One run in one directory: continues from its newest checkpoint, or starts.
+
+    Args:
+        run: the configuration.
+        out: the run's directory.
+
+    Raises:
+        AppError: whatever the user can mend, before the first step where it can be known by then.
+    """
+
+    def __init__(self, run: Run, out: Path) -> None:
+        self.run = run
+        self.dataset: ImageDataset = open_dataset(run.data, run.seed)
+        self.length = RunLength(run, len(self.dataset.train))
+        torch.manual_seed(run.seed)
+        self.net = build_net(run.model, self.dataset.num_classes, self.dataset.channels)
+        place(self.net, run)
+        normalise = Normalise(run.data.mean, run.data.std, self.dataset.channels)
+        model = TrainingModel(self.net, normalise, run.training.label_smoothing).train()
+        self.optimizer = build_optimizer(model, run.optimizer)
+        self.options = training_options(run)
+        self.evaluator = Evaluator(run, self.dataset)
+        self.epoch = self.step = 0
+        self.average: Optional[WeightAverage] = (
+            WeightAverage(run.training.average_decay) if run.training.average_decay else None
+        )
+        with ExitStack() as on_failure:
+            self.directory = on_failure.enter_context(RunDirectory(out, run))
+            self.resumed = self._restore()
+            on_failure.pop_all()
+        self.executor = poptorch.trainingModel(model, self.options, self.optimizer)
+
+    def _restore(self) -> Optional[Checkpoint]:
+        checkpoint = self.directory.newest_checkpoint()
+        self.directory.metrics.truncate_after(checkpoint.step if checkpoint else -1)
+        if checkpoint is None:
+            return None
+        self.net.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.step, self.epoch = checkpoint.step, checkpoint.epoch
+        if self.average is not None and checkpoint.average is not None:
+            self.average.restore(checkpoint.average)
+        return checkpoint
+
+    def fit(self) -> Score:
+        """Train to the end, then score the final weights on the test split."""
+        with self.directory:
+            self._train()
+            score = self._test()
+            plot_curves(
+                metrics_file.read(self.directory.metrics.path), self.directory.curve, self.run.name
+            )
+        return score
+
+    def _train(self) -> None:
+        loader = self._loader()
+        try:
+            batches = iter(loader)
+            with self._progress() as progress:
+                while self.epoch < self.length.epochs:
+                    record = self._train_epoch(batches, progress)
+                    self.epoch += 1
+                    self._finish_epoch(record, progress)
+        finally:
+            loader.terminate()
+
+    def _loader(self) -> Any:
+        data = self.run.data
+        stream = TrainingStream(
+            self.dataset.train,
+            self.run.seed,
+            self.length.samples_per_epoch,
+            self.length.epochs,
+            crop_padding=data.crop_padding,
+            horizontal_flip=data.horizontal_flip,
+        )
+        modes = {"sync": poptorch.DataLoaderMode.Sync, "async": poptorch.DataLoaderMode.Async}
+        start = self.epoch * self.length.samples_per_epoch
+        return poptorch.DataLoader(
+            self.options,
+            stream,
+            self.run.batching.micro_batch,
+            sampler=StreamSampler(start, self.length.samples),
+            num_workers=data.workers,
+            mode=modes[data.loader],
+            async_options={"load_indefinitely": False} if data.loader == "async" else None,
+        )
+
+    def _train_epoch(self, batches: Iterator[Batch], progress: Any) -> Dict[str, float]:
+        """One epoch of calls; the means over it."""
+        loss = correct = 0.0
+        started = time.perf_counter()
+        for call in range(1, self.length.calls_per_epoch + 1):
+            images, labels = next(batches)
+            rate = self._set_learning_rate()
+            call_loss, call_correct = self._call(images, labels)
+            # summed over device iterations and accumulation on each replica
+            micro_batches = self.length.samples_per_call // self.run.batching.micro_batch
+            loss += float(call_loss.sum()) / micro_batches
+            correct += float(call_correct.sum())
+            self.step += self.run.batching.device_iterations
+            seen = call * self.length.samples_per_call
+            means = {
+                "loss": loss / call,
+                "accuracy": correct / seen,
+                "learning_rate": rate,
+                "images_per_s": seen / (time.perf_counter() - started),
+            }
+            progress.update(self.run.batching.device_iterations)
+            progress.set_postfix_str(
+                f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.1%}, "
+                f"{means['images_per_s']:.0f} images/s"
+            )
+        return means
+
+    def _call(self, images: Tensor, labels: Tensor) -> Any:
+        if not self.executor.isCompiled():
+            try:
+                self.executor.compile(images, labels)
+            except poptorch.Error as error:
+                raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
+            if self.resumed:
+                self.executor.rng_state = self.resumed.rng_state
+        return self.executor(images, labels)
+
+    def _set_learning_rate(self) -> float:
+        """Schedule and ``setOptimizer`` together: one alone has no effect on the device."""
+        factor = learning_rate_factor(
+            self.run.schedule, self.step, self.length.steps, self.length.steps_per_epoch
+        )
+        rate = self.run.optimizer.learning_rate * factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.executor.setOptimizer(self.optimizer)
+        return rate
+
+    def _finish_epoch(self, record: Dict[str, float], progress: Any) -> None:
+        """Validate if due, log, and write the checkpoint last: what it covers is then there."""
+        weights = self._weights()
+        if self.average is not None:
+            self.average.update(weights)
+        checkpoint = self._checkpoint(weights)  # read back before the IPUs change hands
+        log = self.directory.metrics
+        log.append(self.step, self.epoch, "train", **record)
+        line = (
+            f"epoch {self.epoch}/{self.length.epochs}  loss {record['loss']:.4f}  "
+            f"accuracy {record['accuracy']:.2%}"
+        )
+        if self.epoch % self.run.training.validate_every == 0 or self.epoch == self.length.epochs:
+            score = self._score(weights, self.dataset.validation)
+            log.append(self.step, self.epoch, "validation", **vars(score))
+            line += f"  validation {score.accuracy:.2%}"
+        progress.write(line + f"  {record['images_per_s']:.0f} images/s (measured on this CPU)")
+        self.directory.checkpoints.save(checkpoint)
+
+    def _checkpoint(self, weights: Dict[str, Tensor]) -> Checkpoint:
+        return Checkpoint(
+            step=self.step,
+            samples=self.epoch * self.length.samples_per_epoch,
+            epoch=self.epoch,
+            config=dump(self.run),
+            model=weights,
+            optimizer=self.optimizer.state_dict(),
+            rng_state=self.executor.rng_state,
+            average=self.average.state() if self.average is not None else None,
+        )
+
+    def _weights(self) -> Dict[str, Tensor]:
+        """Copies of the network's weights as they are on the device now."""
+        state = self.executor.model.state_dict()
+        prefix = "net."
+        return {k[len(prefix) :]: v.clone() for k, v in state.items() if k.startswith(prefix)}
+
+    def _score(self, weights: Dict[str, Tensor], split: Any) -> Score:
+        """Score the averaged weights, where they are kept; the IPUs change hands meanwhile."""
+        if self.average is not None:
+            weights = self.average.as_state_dict(weights)
+        if self.executor.isCompiled() and self.executor.isAttachedToDevice():
+            self.executor.detachFromDevice()
+        self.evaluator.load(weights)
+        return self.evaluator.score(split)
+
+    def _test(self) -> Score:
+        records = metrics_file.read(self.directory.metrics.path)
+        done: List[Dict[str, Any]] = [r for r in records if r["phase"] == "test"]
+        if done:
+            return Score(done[-1]["loss"], done[-1]["accuracy"])
+        score = self._score(self._weights(), self.dataset.test)
+        self.directory.metrics.append(self.step, self.epoch, "test", **vars(score))
+        return score
+
+    def _progress(self) -> Any:
+        return tqdm(
+            total=self.length.steps,
+            initial=self.step,
+            desc=self.run.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,  # off where nobody watches: files and CI get the lines alone
+            file=sys.stderr,
+        )

@@ -1,0 +1,111 @@
+"""The direction of dependencies, read off every file's imports."""
+
+import ast
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("app", "datasets", "benchmarks")
+
+BELOW_THE_TORCH_LINE = (
+    "app.errors",
+    "app.backend",
+    "app.cli",
+    "app.__main__",
+    "app.config",
+    "app.planner",
+    "app.ipu_model.graph",
+    "app.ipu_model.autodiff",
+    "app.ipu_model.target",
+    "app.ipu_model.cost",
+    "app.ipu_model.memory",
+    "app.ipu_model.pipeline",
+    "app.ipu_model.collectives",
+    "app.ipu_model.report",
+)
+MAY_IMPORT = {
+    "app.errors": (),
+    "app.backend": ("app.errors",),
+    "app.config": ("app.errors", "app.config"),
+    "app.nets": ("app.errors", "app.config", "app.nets"),
+    "app.ipu_model": ("app.errors", "app.config", "app.ipu_model"),
+    "app.sdk": ("app.backend", "app.ipu_model"),
+    "datasets": ("app.errors", "app.config", "datasets"),
+    "app.training": (
+        "app.errors",
+        "app.config",
+        "app.nets",
+        "app.sdk",
+        "datasets",
+        "app.training",
+    ),
+}
+
+
+def _is_in(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+def _modules() -> List[Tuple[str, Path]]:
+    found = []
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found.append((name[: -len(".__init__")] if name.endswith(".__init__") else name, path))
+    return found
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the import absolutely"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _top_level_imports(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
+MODULES = _modules()
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_every_module_imports_only_what_stands_below_it(name: str, path: Path) -> None:
+    for part, allowed in MAY_IMPORT.items():
+        if not _is_in(name, part):
+            continue
+        own = [i for i in _imports(path) if i.split(".")[0] in PARTS and i != "app"]
+        wrong = [i for i in own if not any(_is_in(i, a) or _is_in(a, i) for a in allowed)]
+        assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_nothing_below_the_torch_line_imports_torch(name: str, path: Path) -> None:
+    if any(_is_in(name, part) for part in BELOW_THE_TORCH_LINE):
+        imported = {i.split(".")[0] for i in _top_level_imports(path)}
+        assert not imported & {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize(("name", "path"), MODULES, ids=[name for name, _ in MODULES])
+def test_the_sdk_is_imported_in_one_module_and_horovod_in_one_part(name: str, path: Path) -> None:
+    imported = {i.split(".")[0] for i in _imports(path)}
+    if name != "app.sdk":
+        assert not imported & {"poptorch", "popart", "popdist", "poplar"}
+    if not _is_in(name, "app.distributed"):
+        assert "horovod" not in imported
+
+
+def test_the_walk_reaches_every_part() -> None:
+    names = [name for name, _ in MODULES]
+    for part in MAY_IMPORT:
+        assert any(_is_in(name, part) for name in names), part
