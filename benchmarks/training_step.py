@@ -4,8 +4,8 @@
 
 EfficientNet-B0 at 160 px, batch 8, float32: forward, backward and one SGD update with momentum.
 Four pairs: G1/BN and G16/GN against timm in its best layout, LN+PN against our GN, and our network
-through the front end against a plain loop. The contestants of a pair take turns step by step, so that
-a machine that slows down slows both; the ratio is that of the medians, its spread the quartiles of
+through the front end against a plain loop. The contestants of a pair take turns step by step, so
+that a machine that slows down slows both; the ratio is that of the medians, its spread the quartiles of
 the turn-by-turn ratios. All figures are *measured*.
 """
 
@@ -70,7 +70,7 @@ def plain_step(net: nn.Module, channels_last: bool) -> Step:
     """The same step as a loop in torch would do it."""
     images, labels = _batch()
     if channels_last:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = net.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
@@ -92,7 +92,7 @@ def _ours(group_size: int, norm: Norm) -> nn.Module:
 def _timm(group_size: int) -> nn.Module:
     """timm's B0 of the same shape: depthwise with batch norm, or groups of 16 with group norm."""
     import timm
-    from timm.layers import GroupNormAct
+    from timm.layers.norm_act import GroupNormAct
     from timm.models._efficientnet_builder import decode_arch_def
     from timm.models.efficientnet import EfficientNet
 

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: one thread per worker, since `make test` runs one worker per core."""
+"""Settings of the whole suite: one thread per worker, as `make test` runs a worker per core."""
 
 import os
 

@@ -204,7 +204,7 @@ def test_training_says_what_runs_where_and_how_it_went(
         f"epoch 1/1  loss {train_record['loss']:.4f}  accuracy {train_record['accuracy']:.2%}  "
         f"validation {validation['accuracy']:.2%}  "
     )
-    assert epoch.endswith(" images/s (measured on this CPU)")
+    assert epoch.endswith(" images/s (measured)")
     assert score == f"test accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f} (measured)"
     assert files == f"learning curve {out}/curve.png, metrics {out}/metrics.jsonl"
     stored = load_text((out / "config.yml").read_text(), "stored")

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "datasets": ("app.errors", "app.config", "datasets"),
     "app.training": (
         "app.errors",
+        "app.backend",
         "app.config",
         "app.nets",
         "app.sdk",

@@ -117,13 +117,14 @@ class ProxyNormAct(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """[N, C, H, W] -> same, or the pair of it and [C, 1, 1] where the scale is delayed."""
         x = super().forward(x)
-        mean, inv_std = (s.to(x.dtype) for s in self.proxy_statistics())
+        mean, inv_std = self.proxy_statistics()
+        scale = inv_std.to(x.dtype)
         # Written for few passes over x: addcmul is one forward, and plus saves minus's negated copy
         # of the gradient.
         if self.scale == "applied":
-            return torch.addcmul(-(mean * inv_std), x, inv_std)
-        centred = x + (-mean)
-        return centred if self.scale == "dropped" else (centred, inv_std)
+            return torch.addcmul((-mean * inv_std).to(x.dtype), x, scale)
+        centred = x + (-mean).to(x.dtype)
+        return centred if self.scale == "dropped" else (centred, scale)
 
     def proxy_statistics(self) -> Tuple[Tensor, Tensor]:
         """Mean and inverse standard deviation of the proxy's activation, [C, 1, 1] each, in float32

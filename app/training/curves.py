@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 
 Metrics = Sequence[Mapping[str, Any]]
 
-MEASURED_ON_IPU_MODEL = (
-    "Loss and accuracy are measured; the IPU Model computes the network's numbers on the CPU."
-)
+MEASURED_BY = {
+    "ipu": "Loss and accuracy are measured on IPUs.",
+    "ipu-model": "Loss and accuracy are measured; the IPU Model computes the network's numbers "
+    "on the CPU.",
+}
+"""What a curve says of its figures, for each backend."""
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 _TRAIN, _VALIDATION, _TEST, _RATE = "#0072B2", "#D55E00", "#009E73", "#8A8A8A"
 
 
-def plot_curves(
-    metrics: Metrics, path: Path, title: str, footnote: str = MEASURED_ON_IPU_MODEL
-) -> None:
+def plot_curves(metrics: Metrics, path: Path, title: str, footnote: str) -> None:
     """Draw loss, learning rate and accuracy over epochs as a PNG. Raises CheckpointError."""
     # matplotlib takes a second to import, and only this needs it; pyplot would keep global state
     from matplotlib.figure import Figure

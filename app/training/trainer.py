@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from app import backend
 from app.config.loader import dump
 from app.config.schema import Run
 from app.errors import ConfigError
@@ -18,7 +19,7 @@ from app.sdk import poptorch
 from app.training import metrics as metrics_file
 from app.training.averaging import WeightAverage
 from app.training.checkpoints import Checkpoint
-from app.training.curves import plot_curves
+from app.training.curves import MEASURED_BY, plot_curves
 from app.training.device_models import Normalise, TrainingModel
 from app.training.evaluation import Evaluator, Score
 from app.training.optimizers import build_optimizer
@@ -102,9 +103,9 @@ class Trainer:
         with self.directory:
             self._train()
             score = self._test()
-            plot_curves(
-                metrics_file.read(self.directory.metrics.path), self.directory.curve, self.run.name
-            )
+            records = metrics_file.read(self.directory.metrics.path)
+            footnote = MEASURED_BY[backend.chosen()]
+            plot_curves(records, self.directory.curve, self.run.name, footnote)
         return score
 
     def _train(self) -> None:
@@ -205,7 +206,7 @@ class Trainer:
             score = self._score(weights, self.dataset.validation)
             log.append(self.step, self.epoch, "validation", **vars(score))
             line += f"  validation {score.accuracy:.2%}"
-        progress.write(line + f"  {record['images_per_s']:.0f} images/s (measured on this CPU)")
+        progress.write(line + f"  {record['images_per_s']:.0f} images/s (measured)")
         self.directory.checkpoints.save(checkpoint)
 
     def _checkpoint(self, weights: Dict[str, Tensor]) -> Checkpoint:

@@ -110,5 +110,5 @@ def test_curves_are_drawn_from_any_part_of_a_run(tmp_path: Path) -> None:
     metrics = read(log.path)
     for length in range(len(metrics) + 1):
         picture = tmp_path / f"curves-{length}.png"
-        plot_curves(metrics[:length], picture, "a run")
+        plot_curves(metrics[:length], picture, "a run", "measured")
         assert picture.read_bytes().startswith(b"\x89PNG\r\n")
