@@ -39,17 +39,12 @@ def last_norms(net: nn.Module) -> List[nn.Module]:
     ]
 
 
-@pytest.mark.parametrize("size", range(8))
-@pytest.mark.parametrize("kind", ["batch", "group"])
-def test_names_and_shapes_without_proxy_are_timm_s(size: int, kind: str) -> None:
+@pytest.mark.parametrize("size", [0, 5])
+def test_names_without_proxy_are_timm_s_but_for_running_statistics(size: int) -> None:
     with torch.device("meta"):
-        theirs = timm.create_model(f"efficientnet_b{size}").state_dict()
-    ours = on_meta(Model(f"efficientnet_b{size}", Norm(kind=kind))).state_dict()
-    expected = {
-        name: tensor.shape
-        for name, tensor in theirs.items()
-        if kind == "batch" or name.rpartition(".")[2] in ("weight", "bias")
-    }
+        theirs = timm.create_model(f"efficientnet_b{size}")
+    ours = on_meta(Model(f"efficientnet_b{size}", Norm(kind="group"))).state_dict()
+    expected = {name: parameter.shape for name, parameter in theirs.named_parameters()}
     assert {name: tensor.shape for name, tensor in ours.items()} == expected
 
 
