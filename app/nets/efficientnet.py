@@ -132,7 +132,7 @@ class DepthwiseSeparable(_MBConv):
         self.bn2 = make.norms.linear(f"{unit.name}.bn2", unit.out_channels)
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.se(*_with_gate_scale(self.bn1(self.conv_dw(x))))
+        x = self.se(*_with_scale(self.bn1(self.conv_dw(x))))
         y: Tensor = self.bn2(self.conv_pw(x))
         return y
 
@@ -143,7 +143,8 @@ class InvertedResidual(_MBConv):
     def __init__(self, unit: Unit, make: "_Layers") -> None:
         super().__init__(unit)
         self.conv_pw = make.dense(unit.in_channels, unit.expanded_channels)
-        self.bn1 = make.norms.activated(f"{unit.name}.bn1", unit.expanded_channels)
+        # the spatial convolution applies the proxy's scale in its weights
+        self.bn1 = make.norms.activated(f"{unit.name}.bn1", unit.expanded_channels, "delayed")
         self.conv_dw = make.spatial(unit)
         self.bn2 = make.spatial_norm(f"{unit.name}.bn2", unit)
         self.se = make.squeeze_excite(unit)
@@ -151,8 +152,8 @@ class InvertedResidual(_MBConv):
         self.bn3 = make.norms.linear(f"{unit.name}.bn3", unit.out_channels)
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv_pw(x))
-        x = self.se(*_with_gate_scale(self.bn2(self.conv_dw(x))))
+        x = self.conv_dw(*_with_scale(self.bn1(self.conv_pw(x))))
+        x = self.se(*_with_scale(self.bn2(x)))
         y: Tensor = self.bn3(self.conv_pwl(x))
         return y
 
@@ -201,7 +202,7 @@ class _Layers:
         return (DepthwiseSeparable if unit.expand_ratio == 1 else InvertedResidual)(unit, self)
 
 
-def _with_gate_scale(
+def _with_scale(
     normed: Union[Tensor, Tuple[Tensor, Tensor]],
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """A delayed proxy scale comes along with the tensor; other norms have none."""

@@ -20,6 +20,10 @@ class Conv2d(nn.Conv2d):
 
     ``padding`` is "symmetric", kernel_size // 2 zeros on every side, or "same", TensorFlow's SAME,
     whose padding depends on the size of the image and may be smaller at the start than at the end.
+
+    ``input_scale`` [C_in, 1, 1], if given, scales every channel of the input. It multiplies the
+    weights: the same function, since a weight meets one channel and padding is zero, without a pass
+    over the input.
     """
 
     def __init__(
@@ -44,16 +48,23 @@ class Conv2d(nn.Conv2d):
         )
         self.same = padding == "same" and stride > 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, input_scale: Optional[Tensor] = None) -> Tensor:
+        weight = self.weight if input_scale is None else self._scaled_weight(input_scale)
         if not self.same:
-            return super().forward(x)
+            output: Tensor = self._conv_forward(x, weight, self.bias)
+            return output
         kernel, stride = self.kernel_size[0], self.stride[0]
         top, bottom = same_padding(x.shape[2], kernel, stride)
         left, right = same_padding(x.shape[3], kernel, stride)
         padding = (top, left)
         if padding != (bottom, right):
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
+
+    def _scaled_weight(self, input_scale: Tensor) -> Tensor:
+        scale = input_scale.view(self.groups, 1, -1, 1, 1)
+        weight: Tensor = self.weight.unflatten(0, (self.groups, -1))
+        return (weight * scale).flatten(0, 1)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:

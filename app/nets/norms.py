@@ -103,7 +103,7 @@ class ProxyNormAct(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     activation: Activation
-    proxy_points: Tensor
+    proxy_basis: Tensor
 
     def __init__(
         self, *args: Any, samples: int, proxy_epsilon: float, scale: ProxyScale, **kwargs: Any
@@ -112,7 +112,7 @@ class ProxyNormAct(nn.Module):
         self.samples, self.proxy_epsilon, self.scale = samples, proxy_epsilon, scale
         self.proxy_weight = nn.Parameter(torch.zeros_like(self.weight))
         self.proxy_bias = nn.Parameter(torch.zeros_like(self.weight))
-        self.register_buffer("proxy_points", proxy_points(samples, self.weight), persistent=False)
+        self.register_buffer("proxy_basis", proxy_basis(samples, self.weight), persistent=False)
 
     def forward(self, x: Tensor) -> Any:
         """[N, C, H, W] -> same, or the pair of it and [C, 1, 1] where the scale is delayed."""
@@ -120,33 +120,36 @@ class ProxyNormAct(nn.Module):
         mean, inv_std = self.proxy_statistics()
         scale = inv_std.to(x.dtype)
         # Written for few passes over x: addcmul is one forward, and plus saves minus's negated copy
-        # of the gradient.
+        # of the gradient. In place, since SiLU's gradient needs its input and not its output;
+        # autograd would refuse an activation of the other kind.
         if self.scale == "applied":
             return torch.addcmul((-mean * inv_std).to(x.dtype), x, scale)
-        centred = x + (-mean).to(x.dtype)
+        centred = x.add_((-mean).to(x.dtype))
         return centred if self.scale == "dropped" else (centred, scale)
 
     def proxy_statistics(self) -> Tuple[Tensor, Tensor]:
         """Mean and inverse standard deviation of the proxy's activation, [C, 1, 1] each, in float32
         at least; exact gradients flow into all four parameters."""
         gamma, beta, proxy_weight, proxy_bias = (
-            p.to(self.proxy_points.dtype).view(-1, 1, 1)
+            p.to(self.proxy_basis.dtype)
             for p in (self.weight, self.bias, self.proxy_weight, self.proxy_bias)
         )
-        # gamma·((1 + proxy_weight)·q + proxy_bias) + beta for every quantile q: [C, 1, samples]
+        # gamma·((1 + proxy_weight)·q + proxy_bias) + beta for every quantile q, [C, samples]: as a
+        # product of matrices it takes one pass over the samples forwards and one backwards
         shift = torch.addcmul(beta, gamma, proxy_bias)
         scale = torch.addcmul(gamma, gamma, proxy_weight)
-        f = self.activation(torch.addcmul(shift, scale, self.proxy_points))
+        f = self.activation(torch.stack((shift, scale), dim=1) @ self.proxy_basis)
         # Sums, divided afterwards, spare the backward pass of mean(). So does detach(), which loses
         # nothing: to first order the variance does not change with the mean.
-        mean = f.sum(2, keepdim=True) / self.samples
-        variance = (f - mean.detach()).square().sum(2, keepdim=True) / self.samples
-        return mean, torch.rsqrt(variance + self.proxy_epsilon)
+        mean = f.sum(1) / self.samples
+        variance = (f - mean.detach().unsqueeze(1)).square().sum(1) / self.samples
+        inv_std = torch.rsqrt(variance + self.proxy_epsilon)
+        return mean.view(-1, 1, 1), inv_std.view(-1, 1, 1)
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         # A cast to half would round the quantiles, and to_empty() would lose them.
         module: nn.Module = super()._apply(*args, **kwargs)
-        self.proxy_points = proxy_points(self.samples, self.weight)
+        self.proxy_basis = proxy_basis(self.samples, self.weight)
         return module
 
     def extra_repr(self) -> str:
@@ -161,14 +164,15 @@ class ProxyGroupNorm(ProxyNormAct, GroupNorm):
     """Group norm, activation, proxy normalisation."""
 
 
-def proxy_points(samples: int, like: Tensor) -> Tensor:
-    """Quantiles (i + 1/2)/samples of the standard normal distribution, i = 0 ... samples - 1.
+def proxy_basis(samples: int, like: Tensor) -> Tensor:
+    """Ones, and the quantiles (i + 1/2)/samples of the standard normal distribution: [2, samples].
 
     On the device of ``like`` and in its type, in float32 if that is narrower.
     """
     probabilities = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
     points = math.sqrt(2) * torch.erfinv(2 * probabilities - 1)
-    return points.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    basis = torch.stack((torch.ones_like(points), points))
+    return basis.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 class Norms:

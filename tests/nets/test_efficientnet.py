@@ -60,18 +60,29 @@ def test_proxy_norms_follow_every_convolution_but_the_projections(size: int, sit
         assert [name for name, _ in norm.named_parameters()] == ["weight", "bias"]
 
 
-def test_scale_is_applied_delayed_for_squeeze_excite_and_dropped_at_the_head() -> None:
+def test_scale_is_applied_at_the_stem_dropped_at_the_head_and_delayed_in_the_units() -> None:
     expected = {"bn1": "applied", "bn2": "dropped", "blocks.0.0.bn1": "delayed"}
     for name, site in scales(G16).items():
         if name not in expected:
             assert name.split(".")[1] != "0"
-            expected[name] = {"bn1": "applied", "bn2": "delayed"}[name.split(".")[3]]
+            expected[name] = "delayed"
         assert site == expected[name]
 
 
 def test_switches_apply_the_scale_at_the_head_and_before_squeeze_excite() -> None:
     full = replace(PROXY, proxy_head_scale=True, proxy_gate_scale="immediate")
-    assert set(scales(replace(G16, norm=full)).values()) == {"applied"}
+    for name, scale in scales(replace(G16, norm=full)).items():
+        expands = name.endswith("bn1") and name.startswith("blocks") and name.split(".")[1] != "0"
+        assert scale == ("delayed" if expands else "applied"), name
+
+
+def test_spatial_convolution_sees_what_the_expansion_s_proxy_norm_gives_with_its_scale() -> None:
+    torch.manual_seed(0)
+    unit, seen = build_net(SMALL, 10).double().blocks[1][0], []
+    unit.conv_dw.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
+    unit(torch.randn(2, unit.conv_pw.in_channels, 16, 16).double())
+    (((centred, inv_std), filtered),) = seen
+    torch.testing.assert_close(filtered, unit.conv_dw(centred * inv_std))
 
 
 def test_squeeze_excite_sees_the_centred_but_unscaled_tensor() -> None:

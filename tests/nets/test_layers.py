@@ -104,6 +104,14 @@ def test_impossible_split_names_the_module_and_a_remedy(ratios: tuple, advice: s
     )
 
 
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_input_scale_of_a_grouped_convolution_scales_its_input_channels(padding: str) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(6, 9, 3, 2, groups=3, padding=padding).double()
+    x, scale = torch.randn(2, 6, 8, 8).double(), torch.rand(6, 1, 1).double()
+    torch.testing.assert_close(conv(x, scale), conv(x * scale))
+
+
 def test_squeeze_excite_gates_by_a_function_of_the_spatial_means() -> None:
     torch.manual_seed(0)
     se, x = SqueezeExcite(6, 2), torch.randn(3, 6, 4, 5)

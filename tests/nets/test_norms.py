@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from app.config.schema import Norm
 from app.errors import ConfigError
-from app.nets.norms import Activation, GroupNorm, Norms, ProxyNormAct, proxy_points
+from app.nets.norms import Activation, GroupNorm, Norms, ProxyNormAct, proxy_basis
 
 RATES = {"silu": F.silu, "relu": F.relu}
 
@@ -96,7 +96,8 @@ def test_statistics_approach_the_gaussian_integral_with_the_samples() -> None:
 def test_proxy_points_are_symmetric_quantile_mid_points(
     samples: int, end: float, std: float
 ) -> None:
-    points = proxy_points(samples, torch.zeros(1, dtype=torch.float64))
+    ones, points = proxy_basis(samples, torch.zeros(1, dtype=torch.float64))
+    assert torch.equal(ones, torch.ones(samples).double())
     assert points[-1].item() == pytest.approx(end, abs=1e-6)
     assert points.std(unbiased=False).item() == pytest.approx(std, abs=1e-6)
     torch.testing.assert_close(points, -points.flip(0))
@@ -204,13 +205,13 @@ def test_gaussian_input_leaves_with_zero_mean_and_nearly_unit_variance() -> None
 
 def test_quantiles_survive_casts_and_materialisation() -> None:
     module = proxy_norm(2)
-    exact = proxy_points(256, torch.zeros(1, dtype=torch.float64))
-    assert module.half().proxy_points.dtype == torch.float32
-    torch.testing.assert_close(module.proxy_points, exact.float(), rtol=0, atol=0)
-    torch.testing.assert_close(module.double().proxy_points, exact, rtol=0, atol=0)
+    exact = proxy_basis(256, torch.zeros(1, dtype=torch.float64))
+    assert module.half().proxy_basis.dtype == torch.float32
+    torch.testing.assert_close(module.proxy_basis, exact.float(), rtol=0, atol=0)
+    torch.testing.assert_close(module.double().proxy_basis, exact, rtol=0, atol=0)
     module.to("meta").to_empty(device="cpu")
-    torch.testing.assert_close(module.proxy_points, exact, rtol=0, atol=0)
-    assert "proxy_points" not in module.state_dict()
+    torch.testing.assert_close(module.proxy_basis, exact, rtol=0, atol=0)
+    assert "proxy_basis" not in module.state_dict()
 
 
 def test_half_parameters_give_float32_statistics() -> None:

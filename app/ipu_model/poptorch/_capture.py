@@ -98,8 +98,9 @@ class Capture(TorchFunctionMode):
     def correct_running_variances(self) -> None:
         """Bring batch norm's running variances to the device's; to be called after the backward
         pass, since torch keeps them for it."""
-        for running_var, correction in self._variance_corrections:
-            running_var.add_(correction)
+        if self._variance_corrections:
+            running_vars, corrections = zip(*self._variance_corrections)
+            torch._foreach_add_(running_vars, corrections)
 
     def __enter__(self) -> "Capture":
         global _active

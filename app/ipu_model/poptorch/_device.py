@@ -51,17 +51,20 @@ class ModuleModes:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._compiled = [(module, module.training) for module in model.modules()]
-        self._found: List[bool] = []
+        self._changed: List[torch.nn.Module] = []
 
     def __enter__(self) -> "ModuleModes":
-        self._found = [module.training for module, _ in self._compiled]
-        for module, training in self._compiled:
-            module.training = training
+        # only those that differ: setting a module's attribute is slow
+        self._changed = [m for m, training in self._compiled if m.training is not training]
+        self._toggle()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for (module, _), training in zip(self._compiled, self._found):
-            module.training = training
+        self._toggle()
+
+    def _toggle(self) -> None:
+        for module in self._changed:
+            module.training = not module.training
 
 
 class ReplicaBuffers:

@@ -7,25 +7,20 @@ from torch import nn
 
 
 def suits_channels_last(model: nn.Module) -> bool:
-    """Whether the CPU's kernels are faster with channels innermost.
+    """Whether the CPU's kernels are faster with channels innermost: for images they are.
 
-    So it is for depthwise convolutions, unless group norm stands between them: its kernel, and
-    those of other grouped convolutions, are faster on contiguous planes (measured by
-    ``benchmarks/training_step.py``).
+    So it was measured for depthwise, grouped and dense convolutions between batch or group norms,
+    on torch 2.0.1 and 2.14 (``benchmarks/README.md``).
     """
-    modules = list(model.modules())
-    depthwise = any(
-        isinstance(m, nn.Conv2d) and m.groups > 1 and m.groups == m.in_channels for m in modules
-    )
-    return depthwise and not any(isinstance(m, nn.GroupNorm) for m in modules)
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
 def use_channels_last(model: nn.Module) -> None:
     """Store convolution weights channels-last, in place."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            weight = module.weight
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            # to(), since contiguous() leaves 1x1 kernels as they are and their kernels slower
+            module.to(memory_format=torch.channels_last)
 
 
 def as_channels_last(tensor: torch.Tensor) -> torch.Tensor:

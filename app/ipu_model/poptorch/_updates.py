@@ -33,6 +33,7 @@ class DeviceOptimizer:
         group_of: Sequence[int],
     ) -> None:
         self.settings = settings
+        self.parameters = [parameter for _, parameter in parameters]
         self._parameters = parameters
         self._group_of = group_of
         self._state: List[State] = []

@@ -202,7 +202,7 @@ class PoplarExecutor:
     def _build_device_optimizer(self) -> None:
         assert self._optimizer is not None
         assert self._settings is not None
-        parameters = self._trainable()
+        parameters = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         group_of = {
             id(p): index
             for index, group in enumerate(self._optimizer.param_groups)
@@ -217,9 +217,6 @@ class PoplarExecutor:
         if isinstance(self._optimizer, optim.Optimizer):
             self._optimizer._executor = weakref.ref(self)
             self._write_optimizer_state()
-
-    def _trainable(self) -> List[Tuple[str, torch.nn.Parameter]]:
-        return [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
 
     def _read_optimizer_state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
         assert self._device_optimizer is not None
@@ -382,7 +379,7 @@ class PoplarExecutor:
         device_optimizer, settings = self._device_optimizer, self._settings
         assert device_optimizer is not None
         assert settings is not None
-        reduction = gradient_reduction(self._options, [p for _, p in self._trainable()])
+        reduction = gradient_reduction(self._options, device_optimizer.parameters)
         factor = reduction.factor(settings.loss_scaling)
         index = 0
         for iteration in range(self._options.device_iterations):
