@@ -3,59 +3,66 @@
 CONFIG ?= ipu_configs/digits.yml
 SET ?=
 OUT ?=
+BACKEND ?=
 PYTHON ?= python3
-# PyPI's wheels are compiled on first import only: compiling all of torch costs half a minute
+# modules are compiled when first imported: compiling all of torch takes half a minute
 PIP_FLAGS ?= --quiet --no-compile --disable-pip-version-check
 
 VENV := .venv
 SDK_VENV := .venv-sdk
 RUN := $(VENV)/bin/python
 
-# With the Poplar SDK enabled, its own PopTorch wheel and the torch that belongs to it come first.
+# With the Poplar SDK enabled, its own PopTorch wheel and the torch that belongs to it are installed.
 SDK_WHEEL := $(if $(POPLAR_SDK_ENABLED),$(firstword $(wildcard $(POPLAR_SDK_ENABLED)/../poptorch-*.whl)))
+SDK_MISSING := $(if $(POPLAR_SDK_ENABLED),$(if $(SDK_WHEEL),,yes))
+CONSTRAINTS := $(if $(SDK_WHEEL),-c constraints-sdk.txt)
+
+# The stamp's name says what was installed, so that enabling the SDK or changing PYTHON builds anew.
+BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
-OUT_FLAG := $(if $(OUT),--out '$(OUT)')
+FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
 .PHONY: help train test test-sdk lint benchmark-step clean
 
 help:
-	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...' overrides, OUT=DIR"
+	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
 	@echo "make test       run the test suite with $(PYTHON)"
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
 	@echo "make benchmark-step   measure the CPU training step against timm"
 	@echo "make clean      remove the virtual environments"
 
-train: $(VENV)/.train
-	$(RUN) -m app train --config $(CONFIG) $(OVERRIDES) $(OUT_FLAG)
+train: $(BUILT)
+	$(RUN) -m app train --config '$(CONFIG)' $(FLAGS)
 
-test: $(VENV)/.test
+test: $(BUILT)-test
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-sdk: $(SDK_VENV)/.test
 	$(SDK_VENV)/bin/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.test
+lint: $(BUILT)-test
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-benchmark-step: $(VENV)/.test
+benchmark-step: $(BUILT)-test
 	$(RUN) -m benchmarks.training_step
 
-$(VENV)/.train: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(if $(SDK_WHEEL),$(RUN) -m pip install $(PIP_FLAGS) $(SDK_WHEEL))
-	$(RUN) -m pip install $(PIP_FLAGS) -r requirements.txt
+$(BUILT): requirements.txt constraints-sdk.txt
+	$(if $(SDK_MISSING),$(error POPLAR_SDK_ENABLED is set, but no poptorch wheel lies beside it; unset it to use the IPU Model))
+	@echo "building $(VENV) (torch's default wheel brings several GB; this takes minutes once)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN) -m pip install $(PIP_FLAGS) $(SDK_WHEEL) -r requirements.txt $(CONSTRAINTS)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.train requirements-test.txt
-	$(RUN) -m pip install $(PIP_FLAGS) -r requirements-test.txt
+$(BUILT)-test: $(BUILT) requirements-test.txt
+	$(RUN) -m pip install $(PIP_FLAGS) -r requirements-test.txt $(CONSTRAINTS)
 	@touch $@
 
 # Where several Pythons are managed by pyenv, 3.8 may be there without a command of that name.
-$(SDK_VENV)/.test: requirements.txt requirements-test.txt requirements-sdk.txt
+$(SDK_VENV)/.test: requirements.txt requirements-test.txt requirements-sdk.txt constraints-sdk.txt
 	@python38=$$(PYENV_VERSION=$$(pyenv latest 3.8 2>/dev/null) command -v python3.8); \
 	PYENV_VERSION=$$(pyenv latest 3.8 2>/dev/null) "$${python38:-python3.8}" -m venv $(SDK_VENV) \
 	  || { echo "make test-sdk: Python 3.8 is not installed; install it (pyenv install 3.8)"; exit 2; }
