@@ -1,5 +1,6 @@
 """The life of an executor: wrapping, modes, devices, weights, the model behind it."""
 
+import copy
 from typing import Any, List
 
 import pytest
@@ -283,3 +284,50 @@ def test_errors_name_their_type_and_message() -> None:
 def test_names_that_are_not_modelled_are_attribute_errors() -> None:
     with pytest.raises(AttributeError):
         poptorch.for_loop  # type: ignore[attr-defined]  # noqa: B018
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return poptorch.identity_loss(self.linear(x), "mean")
+
+
+def test_gradients_of_host_code_neither_enter_an_update_nor_are_lost() -> None:
+    torch.manual_seed(0)
+    model, x = Regression(), torch.randn(4, 3)
+    twin = copy.deepcopy(model)
+    model(x * 100).backward()
+    gradient = model.linear.weight.grad.clone()
+    poptorch.trainingModel(model)(x)
+    poptorch.trainingModel(twin)(x)
+    assert torch.equal(model.linear.weight, twin.linear.weight)
+    assert torch.equal(model.linear.weight.grad, gradient)
+
+
+def test_half_models_are_refused() -> None:
+    with pytest.raises(poptorch.Error, match="half-precision models and inputs are not modelled"):
+        poptorch.trainingModel(Regression().half())(torch.randn(4, 3))
+
+
+def test_an_input_changed_in_place_reaches_the_caller_whatever_the_layout() -> None:
+    class Shifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x += 1
+            return self.conv(x)
+
+    x = torch.zeros(2, 2, 4, 4)
+    poptorch.inferenceModel(Shifting())(x)
+    assert torch.equal(x, torch.ones(2, 2, 4, 4))
+
+
+def test_counts_below_one_are_refused_at_compilation() -> None:
+    options = poptorch.Options().deviceIterations(0)
+    with pytest.raises(poptorch.Error, match="must be at least 1, got 0, 1 and 1"):
+        poptorch.inferenceModel(Regression(), options)(torch.randn(4, 3))

@@ -135,3 +135,33 @@ def test_host_weights_get_no_gradient() -> None:
     model = Scaled(lambda p, y: F.mse_loss(p, y))
     poptorch.trainingModel(model)(X, Y)
     assert model.weight.grad is None
+
+
+def test_class_weights_are_refused() -> None:
+    class Weighted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.linear(x), y, torch.ones(2))
+
+    executor = poptorch.trainingModel(Weighted())
+    with pytest.raises(poptorch.Error, match="cross_entropy: 'weight' is not supported"):
+        executor(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+def test_mean_over_ignored_labels_alone_is_zero_and_changes_no_weight() -> None:
+    class Ignoring(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.linear(x), y, ignore_index=7)
+
+    model = Ignoring()
+    before = model.linear.weight.detach().clone()
+    loss = poptorch.trainingModel(model)(torch.randn(4, 3), torch.full((4,), 7))
+    assert loss.item() == 0.0
+    assert torch.equal(model.linear.weight, before)

@@ -53,7 +53,10 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))
-        result = func(*args, **(kwargs or {}))
+        if func in (F.cross_entropy, F.nll_loss):
+            result = _class_loss(func, *args, **(kwargs or {}))
+        else:
+            result = func(*args, **(kwargs or {}))
         if func in _LOSS_FUNCTIONS:
             self.mark_loss(result)
         return result
@@ -117,6 +120,30 @@ class Capture(TorchFunctionMode):
         global _active
         _active = None
         super().__exit__(exc_type, exc, traceback)
+
+
+def _class_loss(
+    func: Callable[..., Any],
+    input: torch.Tensor,
+    target: torch.Tensor,
+    weight: Optional[torch.Tensor] = None,
+    size_average: Optional[bool] = None,
+    ignore_index: int = -100,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """``F.cross_entropy`` or ``F.nll_loss`` as the device has them: no class weights, and a mean
+    over no labels is 0, not NaN (graphcore/popart, src/popx/op/nllx.cpp).
+
+    Raises:
+        Error: class weights are given.
+    """
+    if weight is not None:
+        raise Error(f"{func.__name__}: 'weight' is not supported; leave it out.")
+    result = func(input, target, None, size_average, ignore_index, *args, **kwargs)
+    if result.dim() == 0 and result.isnan() and bool((target == ignore_index).all()):
+        return input.sum() * 0.0
+    return result
 
 
 def active_capture() -> Optional[Capture]:

@@ -23,6 +23,23 @@ from app.ipu_model.poptorch.options import Options
 Gradients = List[Optional[torch.Tensor]]
 
 
+class HostGradients:
+    """Sets the ``.grad`` of host code aside while the device computes its own in the same place."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._parameters = parameters
+        self._found: Gradients = []
+
+    def __enter__(self) -> None:
+        self._found = [parameter.grad for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def __exit__(self, *exception: object) -> None:
+        for parameter, gradient in zip(self._parameters, self._found):
+            parameter.grad = gradient
+
+
 class SummedGradients:
     """Plain sums: autograd adds each micro-batch's gradient to ``.grad`` in place."""
 

@@ -18,7 +18,7 @@ from app.ipu_model.poptorch import _arguments, _host, optim
 from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments, map_tensors
 from app.ipu_model.poptorch._capture import Capture, final_loss_index
 from app.ipu_model.poptorch._device import BufferGuard, DeviceRandom, ModuleModes, ReplicaBuffers
-from app.ipu_model.poptorch._gradients import gradient_reduction
+from app.ipu_model.poptorch._gradients import HostGradients, gradient_reduction
 from app.ipu_model.poptorch._optimizer_settings import OptimizerSettings, settings_of
 from app.ipu_model.poptorch._outputs import OutputCollector
 from app.ipu_model.poptorch._updates import DeviceOptimizer
@@ -41,6 +41,12 @@ class _Executable:
         self.accumulation: int = options.Training.gradient_accumulation if executor._training else 1
         self.replicas: int = options.replication_factor
         self.micro_batches = options.device_iterations * self.accumulation * self.replicas
+        if self.micro_batches < 1:
+            raise backend_error(
+                "device iterations, gradient accumulation and replicas must be at least 1, got "
+                f"{options.device_iterations}, {self.accumulation} and {self.replicas}"
+            )
+        _refuse_half(model, arguments)
         _arguments.check_divisible(arguments, self.micro_batches)
         self.channels_last = _host.suits_channels_last(model)
         if self.channels_last:
@@ -57,6 +63,13 @@ class _Executable:
         """One micro-batch of a call's arguments, in the layout the CPU likes."""
         part = _arguments.micro_batch(arguments, index, self.micro_batches)
         return part.map_tensors(_host.as_channels_last) if self.channels_last else part
+
+    def write_back(self, arguments: Arguments, index: int, used: Arguments) -> None:
+        """Give the call's arguments what ``forward`` changed in place in copies of them."""
+        source = _arguments.micro_batch(arguments, index, self.micro_batches)
+        for tensor, copied in zip(source.tensors(), used.tensors()):
+            if copied is not tensor and copied.data_ptr() != tensor.data_ptr() and copied._version:
+                tensor.copy_(copied)
 
     def _capture_once(self, executor: "PoplarExecutor") -> None:
         """Run ``forward`` on the first micro-batch for what PopTorch learns by recording it."""
@@ -79,6 +92,12 @@ class _Executable:
             self.loss_index = final_loss_index(capture.losses, returned)
         else:
             placement.check_inference(options.device_iterations)
+
+
+def _refuse_half(model: torch.nn.Module, arguments: Arguments) -> None:
+    tensors = [*model.parameters(), *model.buffers(), *arguments.tensors()]
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
+        raise Error("half-precision models and inputs are not modelled; use torch.float32.")
 
 
 class PoplarExecutor:
@@ -148,6 +167,8 @@ class PoplarExecutor:
         return self._options
 
     def __getattr__(self, attr: str) -> Any:
+        if attr == "_user_model":  # not set yet, as while being copied
+            raise AttributeError(attr)
         return getattr(self._user_model, attr)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
@@ -371,6 +392,8 @@ class PoplarExecutor:
         part = executable.micro_batch(arguments, index)
         with Capture(self._training) as capture:
             output = self._model(*part.positional, **part.named)
+        if executable.channels_last:
+            executable.write_back(arguments, index, part)
         return output, capture
 
     def _train(
@@ -382,17 +405,18 @@ class PoplarExecutor:
         reduction = gradient_reduction(self._options, device_optimizer.parameters)
         factor = reduction.factor(settings.loss_scaling)
         index = 0
-        for iteration in range(self._options.device_iterations):
-            for step in range(executable.accumulation):
-                for replica in range(executable.replicas):
-                    output, capture = self._forward(executable, arguments, index, replica)
-                    loss = capture.losses[executable.loss_index]
-                    loss.backward(torch.full_like(loss, settings.loss_scaling))
-                    capture.correct_running_variances()
-                    reduction.take(replica, step)
-                    collector.take(iteration, step, replica, output)
-                    index += 1
-            device_optimizer.step(reduction.reduce(), factor)
+        with HostGradients(device_optimizer.parameters):
+            for iteration in range(self._options.device_iterations):
+                for step in range(executable.accumulation):
+                    for replica in range(executable.replicas):
+                        output, capture = self._forward(executable, arguments, index, replica)
+                        loss = capture.losses[executable.loss_index]
+                        loss.backward(torch.full_like(loss, settings.loss_scaling))
+                        capture.correct_running_variances()
+                        reduction.take(replica, step)
+                        collector.take(iteration, step, replica, output)
+                        index += 1
+                device_optimizer.step(reduction.reduce(), factor)
 
     def _infer(
         self, executable: _Executable, arguments: Arguments, collector: OutputCollector
