@@ -5,6 +5,7 @@ field; the loader adds the file and the line. Numbers that follow from others ar
 fields. Nothing here imports torch.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Optional, Tuple
 
@@ -92,7 +93,8 @@ class Norm:
     channel_grouping: Literal["contiguous", "strided"] = "contiguous"
     """Neighbouring channels form a group (PyTorch), or channels c, c+groups, ... (PopLibs)."""
     epsilon: Optional[float] = None
-    """Added to the variance; None takes the architecture's own (1e-3 EfficientNet, 1e-5 ResNet)."""
+    """Added to the variance; None takes the architecture's own: 1e-3 for EfficientNet, for ResNet
+    1e-5 with batch norm and 1e-6 with the others."""
     momentum: float = 0.03
     """Weight of a new batch in batch norm's running statistics (PyTorch's sense)."""
     proxy: bool = False
@@ -181,7 +183,7 @@ class Model:
         )
         for name in ("width_factor", "depth_factor"):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, f"must be positive, got {value}")
+            _require(value is None or 0 < value <= 100, name, f"must lie in (0, 100], got {value}")
         self._refuse_efficientnet_fields_elsewhere()
 
     def _refuse_efficientnet_fields_elsewhere(self) -> None:
@@ -242,6 +244,11 @@ class Data:
         _require(min(self.std) > 0, "std", f"must be positive, got {list(self.std)}")
         _require(
             self.crop_padding >= 0, "crop_padding", f"must not be negative, got {self.crop_padding}"
+        )
+        _require(
+            self.crop_padding < self.image_size,
+            "crop_padding",
+            f"must be below image_size, {self.image_size}, got {self.crop_padding}",
         )
         _require(
             self.num_classes >= 2, "num_classes", f"must be at least 2, got {self.num_classes}"
@@ -328,7 +335,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         _require(
-            self.learning_rate > 0, "learning_rate", f"must be positive, got {self.learning_rate}"
+            0 < self.learning_rate <= 1e38,
+            "learning_rate",
+            f"must be positive and within float32, got {self.learning_rate}",
         )
         _require(
             self.weight_decay >= 0, "weight_decay", f"must not be negative, got {self.weight_decay}"
@@ -432,7 +441,13 @@ class Run:
     """Seed of initial weights, data order, augmentation and device randomness."""
 
     def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(r"\w[\w.-]*", self.name) is not None,
+            "name",
+            f"names a folder: must consist of letters, digits and '_.-', got {self.name!r}",
+        )
         _require(self.seed >= 0, "seed", f"must not be negative, got {self.seed}")
+        _require(self.seed < 2**63, "seed", f"must be below 2^63, got {self.seed}")
         used = self.pipeline.stages * self.batching.replicas
         _require(
             used <= self.system.ipus,

@@ -3,7 +3,7 @@
 from torch import nn
 
 from app.config.schema import Model
-from app.nets.counting import compatible_sizes, downsampling, macs, parameters
+from app.nets.counting import compatible_sizes, downsampling, layers_before, macs, parameters
 from app.nets.efficientnet import EfficientNet
 from app.nets.losses import smoothed_cross_entropy
 from app.nets.norms import ProxyNormAct
@@ -17,6 +17,7 @@ __all__ = [
     "build_net",
     "compatible_sizes",
     "downsampling",
+    "layers_before",
     "load_pretrained",
     "macs",
     "parameters",

@@ -1,10 +1,11 @@
 """What a network costs and which image sizes suit it, read off the network itself."""
 
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -50,6 +51,37 @@ def _layer_outputs(
         found.append((layer.weight, output))
 
     hooks = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, LAYERS)]
+    _run_on_meta(net, image_size, in_channels, hooks)
+    return found
+
+
+def layers_before(net: nn.Module, names: Sequence[str]) -> Dict[str, int]:
+    """How many convolutions and linear layers have run when each named module starts; a module that
+    never runs is left out."""
+    layers = 0
+    before: Dict[str, int] = {}
+
+    def count(*_: Any) -> None:
+        nonlocal layers
+        layers += 1
+
+    def start(name: str) -> None:
+        before.setdefault(name, layers)
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, LAYERS)]
+    hooks += [
+        net.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: start(name))
+        for name in names
+    ]
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    _run_on_meta(net, 64, first.in_channels, hooks)
+    return before
+
+
+def _run_on_meta(
+    net: nn.Module, image_size: int, in_channels: int, hooks: Sequence[RemovableHandle]
+) -> None:
+    """Run the network without computing anything, then remove the hooks that watched it."""
     state = {
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in (*net.named_parameters(), *net.named_buffers())
@@ -62,4 +94,3 @@ def _layer_outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return found

@@ -177,7 +177,8 @@ class _Layers:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.architecture = ARCHITECTURES[model.name]
-        self.norms = Norms(model.norm, F.relu, default_epsilon=1e-5)
+        epsilon = 1e-5 if model.norm.kind == "batch" else 1e-6  # as in the authors' code
+        self.norms = Norms(model.norm, F.relu, default_epsilon=epsilon)
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1

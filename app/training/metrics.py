@@ -49,10 +49,13 @@ class MetricsLog:
 
 
 def read(path: Path) -> List[Dict[str, Any]]:
-    """All whole lines, in order. Raises CheckpointError if one is not a measurement."""
+    """All whole lines, in order; none without a file. Raises CheckpointError if one is not a
+    measurement."""
     try:
         # what follows the last line feed is empty, or torn by a killed process
         lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); give the metrics of another run"
@@ -69,7 +72,12 @@ def _decode(path: Path, number: int, line: bytes) -> Dict[str, Any]:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict) or type(record.get("step")) is not int:
+    if (
+        not isinstance(record, dict)
+        or type(record.get("step")) is not int
+        or type(record.get("epoch")) not in (int, float)
+        or record.get("phase") not in ("train", "validation", "test")
+    ):
         raise CheckpointError(
             f"{path}:{number}: is not a line of metrics, found {line[:40]!r}; remove the line"
         )

@@ -1,12 +1,12 @@
 """Putting a built network on IPUs: pipeline splits by module name, and the options with them."""
 
 import difflib
-from typing import List
 
 from torch import nn
 
 from app.config.schema import Run
 from app.errors import ConfigError
+from app.nets import layers_before
 from app.sdk import poptorch
 
 
@@ -14,10 +14,10 @@ def place(net: nn.Module, run: Run) -> None:
     """Begin a pipeline stage at each module that ``pipeline.splits`` names.
 
     Raises:
-        ConfigError: no such module, or an order that is not the network's.
+        ConfigError: no such module, one that never runs, an order that is not the network's, or a
+            stage without a layer.
     """
     names = [name for name, _ in net.named_modules() if name]
-    positions: List[int] = []
     for stage, name in enumerate(run.pipeline.splits, start=1):
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
@@ -25,13 +25,31 @@ def place(net: nn.Module, run: Run) -> None:
             raise ConfigError(
                 f"pipeline.splits: {name!r} is not a module of {run.model.name}; {hint}"
             )
-        positions.append(names.index(name))
         poptorch.BeginBlock(net.get_submodule(name), user_id=name, ipu_id=stage)
-    if positions != sorted(positions):
+    _check_order(net, run)
+
+
+def _check_order(net: nn.Module, run: Run) -> None:
+    splits = run.pipeline.splits
+    before = layers_before(net, splits) if splits else {}
+    for name in splits:
+        if name not in before:
+            raise ConfigError(
+                f"pipeline.splits: {name!r} never runs in {run.model.name}; begin the stage at "
+                "another module"
+            )
+    starts = [before[name] for name in splits]
+    if starts != sorted(starts):
         raise ConfigError(
-            f"pipeline.splits: {', '.join(run.pipeline.splits)} is not the order in which "
+            f"pipeline.splits: {', '.join(splits)} is not the order in which "
             f"{run.model.name} runs; list the modules in its order"
         )
+    for name, start, previous in zip(splits, starts, [0, *starts]):
+        if start == previous:
+            raise ConfigError(
+                f"pipeline.splits: no layer runs in the stage before {name!r}; leave it out, or "
+                "begin the stage at another module"
+            )
 
 
 def training_options(run: Run) -> poptorch.Options:

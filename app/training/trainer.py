@@ -13,7 +13,7 @@ from tqdm import tqdm
 from app import backend
 from app.config.loader import dump
 from app.config.schema import Run
-from app.errors import ConfigError
+from app.errors import CheckpointError, ConfigError
 from app.nets import build_net
 from app.sdk import poptorch
 from app.training import metrics as metrics_file
@@ -22,6 +22,7 @@ from app.training.checkpoints import Checkpoint
 from app.training.curves import MEASURED_BY, plot_curves
 from app.training.device_models import Normalise, TrainingModel
 from app.training.evaluation import Evaluator, Score
+from app.training.metrics import DivergedError
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
 from app.training.run_directory import RunDirectory
@@ -91,6 +92,11 @@ class Trainer:
         self.directory.metrics.truncate_after(checkpoint.step if checkpoint else -1)
         if checkpoint is None:
             return None
+        if checkpoint.samples != checkpoint.epoch * self.length.samples_per_epoch:
+            raise CheckpointError(
+                f"{self.directory.path}: was started with another number of training images; "
+                "restore the dataset, or choose another --out"
+            )
         self.net.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.step, self.epoch = checkpoint.step, checkpoint.epoch
@@ -131,7 +137,7 @@ class Trainer:
             horizontal_flip=data.horizontal_flip,
         )
         modes = {"sync": poptorch.DataLoaderMode.Sync, "async": poptorch.DataLoaderMode.Async}
-        start = self.epoch * self.length.samples_per_epoch
+        start = self.resumed.samples if self.resumed else 0
         return poptorch.DataLoader(
             self.options,
             stream,
@@ -150,6 +156,11 @@ class Trainer:
             images, labels = next(batches)
             rate = self._set_learning_rate()
             call_loss, call_correct = self._call(images, labels)
+            if not torch.isfinite(call_loss).all():
+                raise DivergedError(
+                    f"step {self.step}: the loss is not finite; lower optimizer.learning_rate or "
+                    "lengthen schedule.warmup_epochs, the last checkpoint is untouched"
+                )
             # summed over device iterations and accumulation on each replica
             micro_batches = self.length.samples_per_call // self.run.batching.micro_batch
             loss += float(call_loss.sum()) / micro_batches
@@ -173,7 +184,7 @@ class Trainer:
         if not self.executor.isCompiled():
             try:
                 self.executor.compile(images, labels)
-            except poptorch.Error as error:
+            except (poptorch.Error, ValueError) as error:
                 raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
             if self.resumed:
                 self.executor.rng_state = self.resumed.rng_state

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence
 from torch import Tensor
 
 from app.config.loader import load_text
-from app.config.schema import Run
-from app.errors import CheckpointError
+from app.config.schema import FieldError, Run
+from app.errors import CheckpointError, ConfigError
 from app.nets import build_net, compatible_sizes, downsampling
 from app.training.averaging import WeightAverage
 from app.training.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
@@ -102,7 +102,10 @@ def _at_size(run: Run, image_size: int) -> Run:
             f"{' and '.join(map(str, nearest))}",
             file=sys.stderr,
         )
-    return replace(run, data=replace(run.data, image_size=image_size))
+    try:
+        return replace(run, data=replace(run.data, image_size=image_size))
+    except FieldError as error:
+        raise ConfigError(f"--image-size {image_size}: {error}; give another size") from error
 
 
 def print_scores(records: Sequence[Dict[str, Any]], as_json: bool) -> None:

@@ -76,11 +76,13 @@ def test_line_torn_anywhere_costs_that_line_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"lr: 0.1", b"[1, 2]", b'{"loss": 0.5}', b'{"step": "3"}', b"\xff"]
+    "line", [b"lr: 0.1", b"[1, 2]", b'{"loss": 0.5}', b'{"step": "3"}', b'{"step": 6}', b"\xff"]
 )
 def test_foreign_line_is_refused_by_number(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(json.dumps({"step": 1}).encode() + b"\n" + line + b"\n")
+    path.write_bytes(
+        json.dumps({"step": 1, "epoch": 1, "phase": "train"}).encode() + b"\n" + line + b"\n"
+    )
     with pytest.raises(CheckpointError) as error:
         read(path)
     assert str(error.value) == (
@@ -97,9 +99,13 @@ def test_full_disk_is_one_sentence() -> None:
     )
 
 
-def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot be read \(No such file or directory\);"):
-        read(tmp_path / "metrics.jsonl")
+def test_missing_file_holds_no_measurement(tmp_path: Path) -> None:
+    assert read(tmp_path / "metrics.jsonl") == []
+
+
+def test_unreadable_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\);"):
+        read(tmp_path)
 
 
 def test_curves_are_drawn_from_any_part_of_a_run(tmp_path: Path) -> None:

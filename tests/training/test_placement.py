@@ -1,4 +1,4 @@
-from typing import List
+from typing import List, Tuple
 
 import pytest
 from torch import nn
@@ -121,3 +121,19 @@ def test_synthetic_data_alone_stay_off_the_device(dataset: str, stays: bool) -> 
     run = tiny_run(f"data.name={dataset}")
     for options in (training_options(run), evaluation_options(run)):
         assert options.synthetic_data is stays
+
+
+def test_a_module_that_never_runs_is_refused() -> None:
+    # the first unit of a stage has no skip, so its stochastic depth has nothing to drop
+    assert refusal("blocks.2.0.drop_path") == (
+        "pipeline.splits: 'blocks.2.0.drop_path' never runs in efficientnet_b0; begin the stage at "
+        "another module"
+    )
+
+
+@pytest.mark.parametrize("splits", [("blocks.3", "blocks.3.0"), ("conv_stem",)])
+def test_a_stage_without_a_layer_is_refused(splits: Tuple[str, ...]) -> None:
+    assert refusal(*splits) == (
+        f"pipeline.splits: no layer runs in the stage before '{splits[-1]}'; leave it out, or "
+        "begin the stage at another module"
+    )
