@@ -44,8 +44,8 @@ def _per_channel(name: str, values: Sequence[float], channels: int) -> Tensor:
     return torch.tensor(values).expand(channels).reshape(1, -1, 1, 1)
 
 
-class TrainingModel(nn.Module):
-    """Images uint8 [N, C, S, S], labels [N] to the mean loss and the count of correct answers."""
+class _Scored(nn.Module):
+    """A network with what judges its answers."""
 
     def __init__(self, net: nn.Module, normalise: Normalise, label_smoothing: float) -> None:
         super().__init__()
@@ -53,28 +53,28 @@ class TrainingModel(nn.Module):
         self.net = net
         self.label_smoothing = label_smoothing
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+    def score(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+        """Loss and correctness (1 or 0) of every image, [N] each, float32."""
         logits = self.net(self.normalise(images))
         losses = smoothed_cross_entropy(logits, labels, self.label_smoothing)
-        correct = (logits.argmax(dim=1) == labels).float().sum()
-        return poptorch.identity_loss(losses, reduction="mean"), correct
+        return losses, (logits.argmax(dim=1) == labels).float()
 
 
-class EvaluationModel(nn.Module):
+class TrainingModel(_Scored):
+    """Images uint8 [N, C, S, S], labels [N] to the mean loss and the count of correct answers."""
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
+        losses, correct = self.score(images, labels)
+        return poptorch.identity_loss(losses, reduction="mean"), correct.sum()
+
+
+class EvaluationModel(_Scored):
     """Images and labels to the summed loss and the number of correct answers.
 
     Negative labels mark padding: they count for neither.
     """
 
-    def __init__(self, net: nn.Module, normalise: Normalise, label_smoothing: float) -> None:
-        super().__init__()
-        self.normalise = normalise
-        self.net = net
-        self.label_smoothing = label_smoothing
-
     def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
-        logits = self.net(self.normalise(images))
-        losses = smoothed_cross_entropy(logits, labels.clamp(min=0), self.label_smoothing)
+        losses, correct = self.score(images, labels.clamp(min=0))
         counted = (labels >= 0).float()
-        correct = (logits.argmax(dim=1) == labels).float()
         return (losses * counted).sum(), (correct * counted).sum()

@@ -14,90 +14,20 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 
-from app.ipu_model.poptorch import _arguments, _host, optim
-from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments, map_tensors
-from app.ipu_model.poptorch._capture import Capture, final_loss_index
-from app.ipu_model.poptorch._device import BufferGuard, DeviceRandom, ModuleModes, ReplicaBuffers
+from app.ipu_model.poptorch import _arguments, optim
+from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments
+from app.ipu_model.poptorch._capture import Capture
+from app.ipu_model.poptorch._executable import Executable
 from app.ipu_model.poptorch._gradients import HostGradients, gradient_reduction
 from app.ipu_model.poptorch._optimizer_settings import OptimizerSettings, settings_of
 from app.ipu_model.poptorch._outputs import OutputCollector
 from app.ipu_model.poptorch._updates import DeviceOptimizer
-from app.ipu_model.poptorch.blocks import Placement
 from app.ipu_model.poptorch.enums import MeanReductionStrategy, OutputMode
 from app.ipu_model.poptorch.errors import Error, backend_error
 from app.ipu_model.poptorch.options import Options
 
 _NO_EXECUTABLE = "Model has not been compiled or has been destroyed."
-_DEVICE_TYPES = {torch.float64: torch.float64, torch.bfloat16: torch.float32}
 _wrapped: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()
-
-
-class _Executable:
-    """What compilation leaves behind: everything that is fixed until ``destroy``."""
-
-    def __init__(self, executor: "PoplarExecutor", arguments: Arguments) -> None:
-        options, model = executor._options, executor._model
-        self.arguments = arguments
-        self.accumulation: int = options.Training.gradient_accumulation if executor._training else 1
-        self.replicas: int = options.replication_factor
-        self.micro_batches = options.device_iterations * self.accumulation * self.replicas
-        if self.micro_batches < 1:
-            raise backend_error(
-                "device iterations, gradient accumulation and replicas must be at least 1, got "
-                f"{options.device_iterations}, {self.accumulation} and {self.replicas}"
-            )
-        _refuse_half(model, arguments)
-        _arguments.check_divisible(arguments, self.micro_batches)
-        self.channels_last = _host.suits_channels_last(model)
-        if self.channels_last:
-            _host.use_channels_last(model)
-        self.threads = _host.Threads(_host.useful_threads(self.micro_batch(arguments, 0).tensors()))
-        self.modes = ModuleModes(model)
-        self.random = DeviceRandom(options)
-        self.loss_index = 0
-        self.guard = BufferGuard(model)
-        self._capture_once(executor)
-        self.buffers = ReplicaBuffers(model, self.replicas)
-
-    def micro_batch(self, arguments: Arguments, index: int) -> Arguments:
-        """One micro-batch of a call's arguments, in the layout the CPU likes."""
-        part = _arguments.micro_batch(arguments, index, self.micro_batches)
-        return part.map_tensors(_host.as_channels_last) if self.channels_last else part
-
-    def write_back(self, arguments: Arguments, index: int, used: Arguments) -> None:
-        """Give the call's arguments what ``forward`` changed in place in copies of them."""
-        source = _arguments.micro_batch(arguments, index, self.micro_batches)
-        for tensor, copied in zip(source.tensors(), used.tensors()):
-            if copied is not tensor and copied.data_ptr() != tensor.data_ptr() and copied._version:
-                tensor.copy_(copied)
-
-    def _capture_once(self, executor: "PoplarExecutor") -> None:
-        """Run ``forward`` on the first micro-batch for what PopTorch learns by recording it."""
-        options = executor._options
-        part = self.micro_batch(self.arguments, 0).map_tensors(torch.Tensor.clone)
-        grad = torch.set_grad_enabled(executor._training)
-        try:
-            with self.modes, self.random, self.threads, grad:
-                self.random.next_micro_batch(0, replicas=2)  # of more than one: it does not count
-                with Capture(executor._training) as capture:
-                    output = executor._model(*part.positional, **part.named)
-            self.guard.check(options)
-        finally:
-            self.guard.restore()
-        placement = Placement(options, capture.blocks)
-        if executor._training:
-            placement.check_training(self.accumulation)
-            returned: List[torch.Tensor] = []
-            map_tensors(output, returned.append)
-            self.loss_index = final_loss_index(capture.losses, returned)
-        else:
-            placement.check_inference(options.device_iterations)
-
-
-def _refuse_half(model: torch.nn.Module, arguments: Arguments) -> None:
-    tensors = [*model.parameters(), *model.buffers(), *arguments.tensors()]
-    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
-        raise Error("half-precision models and inputs are not modelled; use torch.float32.")
 
 
 class PoplarExecutor:
@@ -127,7 +57,7 @@ class PoplarExecutor:
         self._poptorch_version = poptorch_version
         self._options = self._own_options(options, training)
         self._parser = ArgumentParser(model.forward)
-        self._executable: Optional[_Executable] = None
+        self._executable: Optional[Executable] = None
         self._is_attached = False
         self._warned_not_contiguous = False
         self._synthetic = torch.Generator()  # of synthetic data: the host's draws stay its own
@@ -273,7 +203,7 @@ class PoplarExecutor:
             )
         if self._settings is not None and self._settings.loss_scaling == 0:
             raise backend_error("Loss scaling must not be zero")
-        executable = _Executable(self, arguments)
+        executable = Executable(self._model, self._options, self._training, arguments)
         OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
         if self._training:
             self._build_device_optimizer()
@@ -315,7 +245,7 @@ class PoplarExecutor:
         if self._training:
             _wrapped.discard(self._user_model)
 
-    def _require_executable(self) -> _Executable:
+    def _require_executable(self) -> Executable:
         if self._executable is None:
             raise Error(_NO_EXECUTABLE)
         return self._executable
@@ -371,10 +301,10 @@ class PoplarExecutor:
             tensor = torch.zeros_like(tensor)
             if tensor.is_floating_point():
                 tensor.normal_(generator=self._synthetic)
-        return tensor.to(_DEVICE_TYPES.get(tensor.dtype, tensor.dtype))
+        return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
     @contextlib.contextmanager
-    def _device_context(self, executable: _Executable) -> Iterator[None]:
+    def _device_context(self, executable: Executable) -> Iterator[None]:
         grad = torch.set_grad_enabled(self._training)
         with executable.modes, executable.random, executable.threads, grad:
             try:
@@ -384,7 +314,7 @@ class PoplarExecutor:
                 executable.guard.restore_constants()
 
     def _forward(
-        self, executable: _Executable, arguments: Arguments, index: int, replica: int
+        self, executable: Executable, arguments: Arguments, index: int, replica: int
     ) -> Tuple[Any, Capture]:
         executable.random.next_micro_batch(replica, executable.replicas)
         executable.buffers.select(replica)
@@ -397,7 +327,7 @@ class PoplarExecutor:
         return output, capture
 
     def _train(
-        self, executable: _Executable, arguments: Arguments, collector: OutputCollector
+        self, executable: Executable, arguments: Arguments, collector: OutputCollector
     ) -> None:
         device_optimizer, settings = self._device_optimizer, self._settings
         assert device_optimizer is not None
@@ -419,7 +349,7 @@ class PoplarExecutor:
                 device_optimizer.step(reduction.reduce(), factor)
 
     def _infer(
-        self, executable: _Executable, arguments: Arguments, collector: OutputCollector
+        self, executable: Executable, arguments: Arguments, collector: OutputCollector
     ) -> None:
         index = 0
         for iteration in range(self._options.device_iterations):
