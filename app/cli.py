@@ -116,6 +116,7 @@ def _headline(run: Run, computed_by: str, out: Path) -> str:
         f"stage{'s' * (stages > 1)} x {replicas} replica{'s' * (replicas > 1)} of "
         f"{run.system.name}, global batch {run.batching.global_batch}, computed by {where}; "
         f"files in {out}"
+        + ("; synthetic data, so loss and accuracy mean nothing" * (run.data.name == "synthetic"))
     )
 
 
