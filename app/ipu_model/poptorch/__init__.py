@@ -19,11 +19,16 @@ from app.ipu_model.poptorch.enums import (
     SharingStrategy,
 )
 from app.ipu_model.poptorch.errors import Error, createPoptorchError
-from app.ipu_model.poptorch.executor import PoplarExecutor, inferenceModel, trainingModel
+from app.ipu_model.poptorch.executor import (
+    VERSION,
+    PoplarExecutor,
+    inferenceModel,
+    trainingModel,
+)
 from app.ipu_model.poptorch.ops import identity_loss
 from app.ipu_model.poptorch.options import Options
 
-__version__ = "3.4.0"
+__version__ = VERSION
 
 __all__ = [
     "AsynchronousDataAccessor",

@@ -360,7 +360,7 @@ class PoplarExecutor:
 
 
 ModelOrExecutor = Union[torch.nn.Module, PoplarExecutor]
-_VERSION = "3.4.0"
+VERSION = "3.4.0"
 
 
 def trainingModel(
@@ -387,7 +387,7 @@ def trainingModel(
             "the model to unwrap before wrapping again."
         )
     # the copy has its own training flag and shares everything below it
-    executor = PoplarExecutor(copy.copy(module), options, True, _VERSION, optimizer, module)
+    executor = PoplarExecutor(copy.copy(module), options, True, VERSION, optimizer, module)
     _wrapped.add(module)
     return executor
 
@@ -400,7 +400,7 @@ def inferenceModel(model: ModelOrExecutor, options: Optional[Options] = None) ->
     """
     _check_options(options)
     module = model.model if isinstance(model, PoplarExecutor) else model
-    return PoplarExecutor(copy.copy(module), options, False, _VERSION, None, module)
+    return PoplarExecutor(copy.copy(module), options, False, VERSION, None, module)
 
 
 def _check_options(options: Any) -> None:
