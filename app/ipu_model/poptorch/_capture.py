@@ -5,7 +5,7 @@ same with a dispatcher while it records the graph once; here it happens for each
 """
 
 from types import TracebackType
-from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, Union
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,25 @@ def _loss_functions() -> FrozenSet[Callable[..., Any]]:
     names += ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
     return frozenset(getattr(F, name) for name in names)
 
+
+class BlockStart(NamedTuple):
+    """A block was started."""
+
+    block_id: str
+    ipu_id: Optional[int]
+
+
+class BlockEnd(NamedTuple):
+    """The running block was ended without another taking over."""
+
+
+class Operation(NamedTuple):
+    """Operations ran; ``parameters`` are ids of the module's parameters among their operands."""
+
+    parameters: FrozenSet[int]
+
+
+Event = Union[BlockStart, BlockEnd, Operation]
 
 _LOSS_FUNCTIONS = _loss_functions()
 _active: "Optional[Capture]" = None
@@ -36,8 +55,16 @@ class Capture(TorchFunctionMode):
         super().__init__()
         self._training = training
         self.losses: List[torch.Tensor] = []
-        self.blocks: List[Tuple[str, Optional[int]]] = []
+        self.events: List[Event] = []
         self._variance_corrections: List[Tuple[torch.Tensor, float]] = []
+
+    def begin_block(self, block_id: str, ipu_id: Optional[int]) -> None:
+        """A block starts here; it lasts until the next one starts or ``end_block``."""
+        self.events.append(BlockStart(block_id, ipu_id))
+
+    def end_block(self) -> None:
+        """The operations that follow belong to no block, until one starts."""
+        self.events.append(BlockEnd())
 
     def mark_loss(self, loss: torch.Tensor) -> None:
         """Back-propagation may start here."""
@@ -51,6 +78,7 @@ class Capture(TorchFunctionMode):
         args: Tuple[Any, ...] = (),
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
+        self._note_operation(args)
         if func is F.batch_norm:
             return self._batch_norm(*args, **(kwargs or {}))
         if func in (F.cross_entropy, F.nll_loss):
@@ -60,6 +88,15 @@ class Capture(TorchFunctionMode):
         if func in _LOSS_FUNCTIONS:
             self.mark_loss(result)
         return result
+
+    def _note_operation(self, operands: Tuple[Any, ...]) -> None:
+        used = frozenset(id(x) for x in operands if isinstance(x, torch.nn.Parameter))
+        last = self.events[-1] if self.events else None
+        if isinstance(last, Operation):
+            if not used <= last.parameters:
+                self.events[-1] = Operation(last.parameters | used)
+        else:
+            self.events.append(Operation(used))
 
     def _batch_norm(
         self,

@@ -76,7 +76,7 @@ class Executable:
             self.guard.check(options)
         finally:
             self.guard.restore()
-        placement = Placement(options, capture.blocks)
+        placement = Placement(options, capture.events)
         if training:
             placement.check_training(self.accumulation)
             returned: List[torch.Tensor] = []

@@ -4,11 +4,11 @@ Source: graphcore/poptorch, python/ops.py (SDK 3.4).
 """
 
 import itertools
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 
-from app.ipu_model.poptorch._capture import active_capture
+from app.ipu_model.poptorch._capture import BlockStart, Event, active_capture
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
 
@@ -39,7 +39,7 @@ def BeginBlock(
     def start_block(module: torch.nn.Module, inputs: Any) -> None:
         capture = active_capture()
         if capture is not None:
-            capture.blocks.append((block, ipu_id))
+            capture.begin_block(block, ipu_id)
 
     object.__setattr__(layer_to_call, _HOOK, layer_to_call.register_forward_pre_hook(start_block))
     return layer_to_call
@@ -62,8 +62,9 @@ class Placement:
         AssertionError: a block the strategy cannot place.
     """
 
-    def __init__(self, options: Options, blocks: List[Tuple[str, Optional[int]]]) -> None:
+    def __init__(self, options: Options, events: Sequence[Event]) -> None:
         strategy = options._execution_strategy
+        blocks = [(e.block_id, e.ipu_id) for e in events if isinstance(e, BlockStart)]
         placed: List[Tuple[int, int]] = strategy.place(blocks)
         self.is_pipelined: bool = strategy.is_pipelined
         stages = [stage for stage, _ in placed]

@@ -18,12 +18,41 @@ class Error(Exception):
         self.location = location
 
     def __str__(self) -> str:
-        return f"'{self.type}': {self.message}"
+        where = f"In {self.location}: " if self.location else ""
+        return f"{where}'{self.type}': {self.message}"
+
+
+class RecoverableError(Error):
+    """A fault of the device that resetting ``recovery_action`` (``IPU_RESET``, ``LINK_RESET``,
+    ``PARTITION_RESET`` or ``FULL_RESET``) would clear. The IPU Model never raises it."""
+
+    def __init__(
+        self,
+        message: str,
+        type: str = "poplar_recoverable_runtime_error",
+        location: str = "",
+        recovery_action: str = "IPU_RESET",
+    ) -> None:
+        super().__init__(message, type, location)
+        self.recovery_action = recovery_action
+
+
+class UnrecoverableError(Error):
+    """A fault of the device that needs an administrator. The IPU Model never raises it."""
+
+
+class ConfigFileError(Exception):
+    """``Options.loadFromFile`` found a line it cannot understand."""
 
 
 def backend_error(message: str) -> Error:
     """An error that PopART raises on hardware."""
     return Error(message, type="popart_exception")
+
+
+def graph_error(message: str) -> Error:
+    """An error that PopTorch's C++ front end raises while it lowers the graph."""
+    return Error(message, type="poptorch_cpp_error")
 
 
 def createPoptorchError(msg: str) -> Error:
