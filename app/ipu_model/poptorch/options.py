@@ -1,172 +1,207 @@
 """``poptorch.Options``: how a model is batched, replicated, reduced and placed.
 
-Source: graphcore/poptorch, python/options.py (SDK 3.4). Options this module does not list raise
-``AttributeError`` by name.
+Source: graphcore/poptorch, python/options.py (SDK 3.4).
 """
 
-from typing import Any, Dict, Optional
+import copy
+import enum
+import os
+from typing import Any, Dict, List, Type
 
-import torch
-
-from app.ipu_model.poptorch._options_dict import OptionsDict
+from app.ipu_model.poptorch import _backend_options, _options_sources
+from app.ipu_model.poptorch._device_options import DeviceOptions
+from app.ipu_model.poptorch._distributed_options import _DistributedOptions
+from app.ipu_model.poptorch._logging import logger
+from app.ipu_model.poptorch._options_dict import shown
+from app.ipu_model.poptorch._popart_options import _PopartOptions
+from app.ipu_model.poptorch._precision_options import _JitOptions, _PrecisionOptions
+from app.ipu_model.poptorch._progress_bar import ProgressBar
+from app.ipu_model.poptorch._run_options import RunOptions
 from app.ipu_model.poptorch._strategies import PipelinedExecution
-from app.ipu_model.poptorch.enums import (
-    ConnectionType,
-    MeanReductionStrategy,
-    OutputMode,
-    ReductionType,
+from app.ipu_model.poptorch._tensor_locations import (
+    TensorLocationSettings,
+    _TensorLocationOptions,
+)
+from app.ipu_model.poptorch._training_options import _TrainingOptions
+from app.ipu_model.poptorch.enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
+from app.ipu_model.poptorch.errors import ConfigFileError
+
+__all__ = [
+    "ConfigFileError",
+    "Options",
+    "TensorLocationSettings",
+    "_DistributedOptions",
+    "_JitOptions",
+    "_PopartOptions",
+    "_PrecisionOptions",
+    "_TensorLocationOptions",
+    "_TrainingOptions",
+]
+
+_SECTIONS = ("Distributed", "Jit", "Precision", "TensorLocations", "Training", "_Popart")
+_SOURCE_LOCATION_EXCLUDES = ["install/poptorch", "site-packages/torch", "site-packages/poptorch"]
+_ENUMERATED: Dict[str, Type[enum.IntEnum]] = {
+    "connection_type": ConnectionType,
+    "output_mode": OutputMode,
+    "sync_pattern": SyncPattern,
+}
+_HARDWARE_ONLY = frozenset(
+    [
+        "available_memory_proportion",
+        "ipu_id",
+        "ipu_version",
+        "log_dir",
+        "max_repeat_logs",
+        "model_name",
+        "show_compilation_progress_bar",
+        "module_namescope_enabled",
+        "source_location_excludes",
+        "sync_pattern",
+        "use_model",
+    ]
 )
 
 
-class _TrainingOptions(OptionsDict):
-    """Options of training executors."""
+class Options(RunOptions, DeviceOptions):
+    """Options of one executor or loader; both freeze the object they are given.
+
+    ``POPTORCH_CACHE_DIR`` and ``POPTORCH_DEFAULT_OPTIONS`` (JSON, see :meth:`from_json`) apply to
+    every new object.
+    """
 
     def __init__(self) -> None:
-        super().__init__(
-            gradient_accumulation=1,
-            accumulation_and_replication_reduction_type=ReductionType.Mean,
-            meanAccumulationAndReplicationReductionStrategy=MeanReductionStrategy.Post,
-        )
-
-    def gradientAccumulation(self, gradient_accumulation: int) -> "_TrainingOptions":
-        """Micro-batches per replica and weight update."""
-        self.set(gradient_accumulation=gradient_accumulation)
-        return self
-
-    def accumulationAndReplicationReductionType(
-        self, reduction_type: ReductionType
-    ) -> "_TrainingOptions":
-        """Sum or mean of gradients over accumulation steps and replicas."""
-        if reduction_type not in (ReductionType.Sum, ReductionType.Mean):
-            raise ValueError("Unsupported reduction type: only Sum and Mean are supported")
-        self.set(accumulation_and_replication_reduction_type=reduction_type)
-        return self
-
-    def setMeanAccumulationAndReplicationReductionStrategy(
-        self, mean_reduction_strategy: MeanReductionStrategy
-    ) -> "_TrainingOptions":
-        """Divide after the sum (``Post``) or keep a running mean (``Running``)."""
-        self.set(meanAccumulationAndReplicationReductionStrategy=mean_reduction_strategy)
-        return self
-
-
-class Options(OptionsDict):
-    """Options of one executor or loader; both freeze the object they are given."""
-
-    def __init__(self) -> None:
+        self._jit = _JitOptions()
+        self._popart = _PopartOptions()
+        self._precision = _PrecisionOptions(self._popart)
+        self._training = _TrainingOptions(self._popart)
+        self._distributed = _DistributedOptions()
+        self._tensor_locations = _TensorLocationOptions()
+        self._execution_strategy = PipelinedExecution()
+        self._source_location_excludes: List[str] = list(_SOURCE_LOCATION_EXCLUDES)
+        self._relax_optimizer_checks = False
+        self._show_compilation_progress_bar = True
+        self._module_namescope_enabled = True
         super().__init__(
             replication_factor=1,
+            input_group_size=1,
+            input_cgt=CommGroupType.Consecutive,
             broadcast_buffers=True,
             device_iterations=1,
+            log_dir=".",
+            max_repeat_logs=4,
             auto_round_num_ipus=False,
-            output_mode=OutputMode.Default,
+            anchored_tensors={},
+            output_mode=OutputMode.Default.value,
             output_return_period=1,
-            connection_type=ConnectionType.Always,
+            connection_type=ConnectionType.Always.value,
+            sync_pattern=SyncPattern.Full.value,
             available_memory_proportion={},
-            compilation_progress_bar=True,
-            stable_norm=False,
-            synthetic_data=False,
         )
-        object.__setattr__(self, "_training", _TrainingOptions())
-        object.__setattr__(self, "_execution_strategy", PipelinedExecution())
+        cache = os.environ.get("POPTORCH_CACHE_DIR", "")
+        if cache:
+            logger.info("POPTORCH_CACHE_DIR is set: setting cache path to %s", cache)
+            self.enableExecutableCaching(cache)
+        defaults = os.environ.get("POPTORCH_DEFAULT_OPTIONS", "")
+        if defaults:
+            self.from_json(defaults)
 
     @property
     def Training(self) -> _TrainingOptions:
         """Options of training executors."""
-        training: _TrainingOptions = vars(self)["_training"]
-        return training
+        return self._training
 
-    def deviceIterations(self, device_iterations: int) -> "Options":
-        """Times the device runs the training or inference loop per call."""
-        self.set(device_iterations=device_iterations)
+    @property
+    def Precision(self) -> _PrecisionOptions:
+        """Options of half-precision arithmetic."""
+        return self._precision
+
+    @property
+    def TensorLocations(self) -> _TensorLocationOptions:
+        """Options of tensor storage."""
+        return self._tensor_locations
+
+    @property
+    def Distributed(self) -> _DistributedOptions:
+        """Options of runs with several processes."""
+        return self._distributed
+
+    @property
+    def Jit(self) -> _JitOptions:
+        """Options of recording."""
+        return self._jit
+
+    @property
+    def _Popart(self) -> _PopartOptions:
+        """Options of the backend, for those who know it."""
+        return self._popart
+
+    def loadFromFile(self, filepath: str) -> "Options":
+        """Call the setters this file names, one ``setter(arguments)`` a line.
+
+        Raises:
+            ConfigFileError: a line that is not Python. Other errors pass unchanged.
+        """
+        _options_sources.load_file(self, filepath)
         return self
 
-    def replicationFactor(self, replication_factor: int) -> "Options":
-        """Copies of the model that this process drives."""
-        self.set(replication_factor=replication_factor)
-        return self
+    def from_json(self, string: str) -> None:
+        """Call the setters this JSON object names: ``{"Training.gradientAccumulation": 4}``.
 
-    def broadcastBuffers(self, broadcast_buffers: bool = True) -> "Options":
-        """Whether buffers are the same on every replica (batch norm's are always its own)."""
-        self.set(broadcast_buffers=broadcast_buffers)
-        return self
-
-    def setExecutionStrategy(self, strategy: PipelinedExecution) -> "Options":
-        """How blocks become stages on IPUs."""
-        self.checkIsFrozen()
-        object.__setattr__(self, "_execution_strategy", strategy)
-        return self
-
-    def setAvailableMemoryProportion(self, available_memory_proportion: Dict[str, float]) -> None:
-        """Share of tile memory for temporaries, per IPU; it changes no numbers."""
-        for key in available_memory_proportion:
-            assert key.startswith("IPU"), (
-                f"available_memory_proportion keys must be 'IPUn', got {key}"
-            )
-        self.set(available_memory_proportion=dict(available_memory_proportion))
-
-    def autoRoundNumIPUs(self, auto_round_num_ipus: bool = True) -> "Options":
-        """Reserve the next power of two of IPUs instead of refusing other numbers."""
-        self.set(auto_round_num_ipus=auto_round_num_ipus)
-        return self
-
-    def modelName(self, name: str) -> "Options":
-        """Name of the model in profiles."""
-        self.createOrSet(model_name=name)
-        return self
-
-    def enableExecutableCaching(self, path: str) -> "Options":
-        """Keep compiled executables in this folder. The IPU Model has none to keep."""
-        self.createOrSet(cache_path=path)
-        return self
-
-    def showCompilationProgressBar(self, show: bool = True) -> "Options":
-        """Show progress while compiling. The IPU Model compiles in one forward pass."""
-        self.set(compilation_progress_bar=show)
-        return self
-
-    def connectionType(self, connection_type: ConnectionType) -> "Options":
-        """When the device is taken."""
-        self.set(connection_type=connection_type)
-        return self
-
-    def outputMode(
-        self, output_mode: OutputMode, output_return_period: Optional[int] = None
-    ) -> "Options":
-        """Which results of a call come back; ``EveryN`` needs a period."""
-        assert isinstance(output_mode, OutputMode), f"{output_mode} is not a poptorch.OutputMode"
-        if output_mode is OutputMode.EveryN:
-            assert output_return_period, "EveryN output mode requires an output_return_period"
-        self.set(
-            output_mode=output_mode,
-            output_return_period=output_return_period
-            if output_mode is OutputMode.EveryN and output_return_period
-            else 1,
-        )
-        return self
-
-    def defaultOutputMode(self) -> bool:
-        """Whether no output mode was chosen."""
-        return bool(self.output_mode == OutputMode.Default)
-
-    def randomSeed(self, random_seed: int) -> "Options":
-        """Seed the device's random numbers and, at once, torch's."""
-        assert isinstance(random_seed, int), "random_seed must be an integer"
-        torch.manual_seed(random_seed)
-        self.createOrSet(random_seed=random_seed)
-        return self
-
-    def enableStableNorm(self, enabled: bool) -> "Options":
-        """Two-pass variance. The CPU's kernels are stable either way."""
-        self.set(stable_norm=enabled)
-        return self
-
-    def enableSyntheticData(self, enabled: bool) -> "Options":
-        """Feed the device random data instead of the host's; results are then meaningless."""
-        self.set(synthetic_data=enabled)
-        return self
+        Raises:
+            ValueError: not a JSON object.
+            AttributeError: no such setter.
+        """
+        _options_sources.load_json(self, string)
 
     def toDict(self) -> Dict[str, Any]:
-        """All values in one flat dictionary, the training options included."""
-        assert not self.defaultOutputMode(), "An output mode must be chosen first"
-        return {**super().toDict(), **self.Training.toDict()}
+        """All values in one flat dictionary, as the backend receives them.
+
+        Raises:
+            AssertionError: no output mode was chosen, or a name was also set through ``_Popart``.
+        """
+        assert not self.defaultOutputMode(), "An output mode must be picked before serialisation"
+        values: Dict[str, Any] = dict(self._execution_strategy.backendOptions())
+        values.update(self._popart.options)
+        values = self.update(values)
+        for section in (self._training, self._distributed, self._tensor_locations):
+            values = section.update(values)
+        if self._show_compilation_progress_bar:
+            values["compilation_progress_bar_fn"] = ProgressBar()
+        return values
+
+    def clone(self) -> "Options":
+        """An independent copy that can be changed."""
+        return copy.deepcopy(self)
+
+    def _check(self) -> None:
+        """Refuse what the backend refuses when a model is compiled.
+
+        Raises:
+            Error: an unknown option, a value of another type, a number outside its enumeration, or
+                options that exclude an offline target.
+            AssertionError: see :meth:`toDict`.
+        """
+        values = self.toDict()
+        _backend_options.validate(values)
+        _backend_options.check_offline_target(values)
+
+    def _lines(self) -> List[str]:
+        values = {
+            **self._values,
+            "relax_optimizer_checks": self._relax_optimizer_checks,
+            "show_compilation_progress_bar": self._show_compilation_progress_bar,
+            "module_namescope_enabled": self._module_namescope_enabled,
+            "source_location_excludes": self._source_location_excludes,
+        }
+        lines = [f"{name}={shown(value)}{_remark(name, value)}" for name, value in values.items()]
+        lines.append(f"execution_strategy={type(self._execution_strategy).__name__}")
+        return lines + [f"{section}={getattr(self, section)!r}" for section in _SECTIONS]
+
+
+def _remark(name: str, value: Any) -> str:
+    notes = []
+    if name in _ENUMERATED:
+        notes.append(_ENUMERATED[name](value).name)
+    if name in _HARDWARE_ONLY:
+        notes.append("hardware only")
+    return f"  # {', '.join(notes)}" if notes else ""
