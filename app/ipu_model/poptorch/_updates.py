@@ -1,19 +1,32 @@
-"""The weight updates that run on the device, in PopART's own form.
+"""The weight update that runs on the device, with the optimiser's state.
 
-Notation as in PopART: w weight, a reduced gradient (``_gradients``), c the factor that unscales it,
-ls loss scaling, v* state. Updates run over lists of tensors, so that Python's cost does not grow
-with the number of operations per weight. Source: graphcore/popart, include/popart/sgd.hpp,
-adam.hpp, adaptive.hpp and src/patterns/*decompose.cpp (SDK 3.4).
+Updates run over lists of tensors, so that Python's cost does not grow with the number of operations
+per weight. The rules are in ``_update_rules``; the names of state and scalars are PopART's.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+import math
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
-from app.ipu_model.poptorch._gradients import Gradients
+from app.ipu_model.poptorch._clipping import clip_factor
+from app.ipu_model.poptorch._combined import CombinedBatching, CombinedReduction
+from app.ipu_model.poptorch._gradients import (
+    ONE_PROCESS,
+    Gradients,
+    Processes,
+    Reduction,
+    accumulated_gradients,
+    gradient_reduction,
+    reduction_divisor,
+    stored_type,
+)
 from app.ipu_model.poptorch._optimizer_settings import GroupSettings, OptimizerSettings
+from app.ipu_model.poptorch._rounding import NEAREST, HalfRounding, Stored
+from app.ipu_model.poptorch._scalars import scalar_name, scalars_of
+from app.ipu_model.poptorch._update_rules import RULES, Bucket
+from app.ipu_model.poptorch.options import Options
 
-Tensors = List[torch.Tensor]
 State = Dict[str, torch.Tensor]
 
 
@@ -21,9 +34,15 @@ class DeviceOptimizer:
     """The optimiser's state on the device, and its update.
 
     Args:
-        settings: what to run.
+        settings: what to run; replaced by ``settings = ...`` when values change.
         parameters: (name, tensor) of each trainable parameter.
         group_of: index into ``settings.groups`` for each parameter.
+        options: the executor's; None has one micro-batch per update.
+        rounding: of half weights, state and gradients.
+        processes: those that train together.
+
+    Raises:
+        Error: combined SGD with a running mean.
     """
 
     def __init__(
@@ -31,9 +50,18 @@ class DeviceOptimizer:
         settings: OptimizerSettings,
         parameters: Sequence[Tuple[str, torch.nn.Parameter]],
         group_of: Sequence[int],
+        options: Optional[Options] = None,
+        rounding: HalfRounding = NEAREST,
+        processes: Processes = ONE_PROCESS,
     ) -> None:
         self.settings = settings
         self.parameters = [parameter for _, parameter in parameters]
+        self.rounding = rounding
+        self._options = options if options is not None else Options()
+        self._processes = processes
+        self._combined: Optional[CombinedBatching] = None
+        if settings.combined:
+            self._combined = CombinedBatching(self._options, processes)
         self._parameters = parameters
         self._group_of = group_of
         self._state: List[State] = []
@@ -42,9 +70,39 @@ class DeviceOptimizer:
     def reset(self) -> None:
         """Give the state its initial values."""
         self._state = [
-            _initial_state(self.settings, self.settings.groups[group], parameter)
+            self._initial_state(parameter, self.settings.groups[group])
             for (_, parameter), group in zip(self._parameters, self._group_of)
         ]
+
+    def reduction(self) -> Union[Reduction, CombinedReduction]:
+        """What reduces the gradients of one call into those that ``step`` takes."""
+        if self._combined is None:
+            return gradient_reduction(
+                self._options,
+                self.parameters,
+                self.settings.type_of("accum_type"),
+                self.rounding,
+                self._processes,
+            )
+        return CombinedReduction(
+            accumulated_gradients(
+                self._options, self.parameters, None, self.rounding, self._processes
+            ),
+            self.parameters,
+            [state.get("Accl") for state in self._state],
+            [self._gradient_factor(self.settings.groups[group]) for group in self._group_of],
+            self._combined.is_accumulated,
+            self.rounding,
+            self._processes,
+        )
+
+    def _gradient_factor(self, group: GroupSettings) -> float:
+        """What a raw gradient is multiplied by before the state or the weight takes it: c, or k of
+        combined SGD."""
+        scale = self.settings.device_loss_scaling
+        if self._combined is not None and not group.is_off("momentum"):
+            return self._combined.gradient_factor(group.values, scale)
+        return 1.0 / (reduction_divisor(self._options, self._processes) * scale)
 
     @torch.no_grad()
     def step(self, gradients: Gradients, factor: float) -> None:
@@ -54,18 +112,82 @@ class DeviceOptimizer:
             gradients: reduced gradients, in the order of the parameters; they are overwritten.
             factor: c, which turns them into the gradient to follow.
         """
-        for index, group in enumerate(self.settings.groups):
-            chosen = [
-                i
-                for i, gradient in enumerate(gradients)
-                if gradient is not None and self._group_of[i] == index
-            ]
-            if not chosen:
-                continue
-            weights: Tensors = [self._parameters[i][1] for i in chosen]
-            reduced: Tensors = [g for g in (gradients[i] for i in chosen) if g is not None]
-            states = [self._state[i] for i in chosen]
-            _UPDATES[self.settings.kind](weights, reduced, states, factor, group, self.settings)
+        rule = RULES[self.settings.kind]
+        buckets = self._buckets(gradients, factor)
+        operands = [rule.prepare(bucket) for bucket in buckets]
+        limit = self.settings.max_grad_norm
+        clipped = 1.0
+        if not math.isinf(limit):
+            clipped = clip_factor([operand.values for operand in operands], limit)
+        for bucket, operand in zip(buckets, operands):
+            values = operand.values
+            if clipped != 1.0:
+                # not in place: a velocity itself stays as it is
+                values = operand.rounded(list(torch._foreach_mul(values, clipped)))
+            rule.apply(bucket, values)
+
+    def _buckets(self, gradients: Gradients, factor: float) -> List[Bucket]:
+        members: Dict[Tuple[int, torch.dtype, torch.dtype], List[int]] = {}
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                key = (self._group_of[i], self.parameters[i].dtype, gradient.dtype)
+                members.setdefault(key, []).append(i)
+        return [
+            self._bucket(chosen, gradients, factor, self.settings.groups[group])
+            for (group, _, _), chosen in members.items()
+        ]
+
+    def _bucket(
+        self, chosen: List[int], gradients: Gradients, factor: float, group: GroupSettings
+    ) -> Bucket:
+        states = [self._state[i] for i in chosen]
+        names = [name for name in states[0] if name != "Step"]
+        reduced = [g for g in (gradients[i] for i in chosen) if g is not None]
+        return Bucket(
+            w=Stored([self.parameters[i] for i in chosen], self.rounding),
+            a=Stored(reduced, self.rounding),
+            state={
+                name: Stored([state[name] for state in states], self.rounding) for name in names
+            },
+            steps=[state["Step"] for state in states if "Step" in state],
+            c=factor,
+            replication=self._replication,
+            group=group,
+            settings=self.settings,
+            rounding=self.rounding,
+        )
+
+    def _initial_state(self, parameter: torch.Tensor, group: GroupSettings) -> State:
+        settings = self.settings
+
+        def filled(value: float, type_name: str = "") -> torch.Tensor:
+            dtype = stored_type(parameter, settings.type_of(type_name))
+            return torch.full_like(parameter, value, dtype=dtype, requires_grad=False)
+
+        first, second = "first_order_momentum_accum_type", "second_order_momentum_accum_type"
+        if settings.kind == "SGD":
+            if group.is_off("momentum"):
+                return {}
+            if settings.combined:
+                return {"Accl": self._initial_combined(parameter, group)}
+            return {"Accl1": filled(0.0, "velocity_accum_type")}
+        if settings.kind != "RMSprop":
+            return {"Accl1": filled(0.0, first), "Accl2": filled(0.0, second),
+                    "Step": torch.zeros(())}  # fmt: skip
+        state = {"Accl1": filled(1.0 if settings.tf_variant else 0.0, first)}
+        if settings.centered:
+            # PopART makes it of the first moment's type
+            state["Accl2"] = filled(0.0, first)
+        if not group.is_off("momentum"):
+            state["Accl3"] = filled(0.0)
+        return state
+
+    def _initial_combined(self, parameter: torch.Tensor, group: GroupSettings) -> torch.Tensor:
+        dampening, wd, vs = (
+            group.values[name] for name in ("dampening", "weight_decay", "velocity_scaling")
+        )
+        wide = parameter.detach().to(stored_type(parameter, torch.float32))
+        return self.rounding.to(wide * ((1 - dampening) * wd * vs), parameter.dtype)
 
     def named_state(self) -> Dict[str, torch.Tensor]:
         """Copies of the state, named as PopART names it (``Accl1___<weight>``, ...)."""
@@ -88,133 +210,18 @@ class DeviceOptimizer:
         return missing
 
     def named_scalars(self) -> Dict[str, torch.Tensor]:
-        """Hyper-parameters as the device holds them."""
-        scalars = {
-            f"learningRate___specific___{name}": torch.tensor(
-                float(self.settings.groups[group].values["lr"])
-            )
-            for (name, _), group in zip(self._parameters, self._group_of)
-        }
-        scalars["lossScaling_FLOAT"] = torch.tensor(self.settings.loss_scaling)
+        """Hyper-parameters that may change, as the device holds them, and the loss scaling."""
+        scalars = {"lossScaling_FLOAT": torch.tensor(self.settings.device_loss_scaling)}
+        for (name, parameter), index in zip(self._parameters, self._group_of):
+            group = self.settings.groups[index]
+            factor = self._gradient_factor(group)
+            is_in_a_group = index < len(self.settings.groups) - 1
+            found = scalars_of(self.settings, group, factor, self._replication)
+            for prefix, value in found.items():
+                full_name = scalar_name(prefix, name, is_in_a_group, parameter.dtype)
+                scalars[full_name] = torch.tensor(float(value))
         return scalars
 
-
-def _initial_state(
-    settings: OptimizerSettings, group: GroupSettings, parameter: torch.Tensor
-) -> State:
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-
-    def filled(value: float) -> torch.Tensor:
-        return torch.full_like(parameter, value, dtype=dtype, requires_grad=False)
-
-    if settings.kind == "SGD":
-        return {} if group.is_off("momentum") else {"Accl1": filled(0.0)}
-    if settings.kind in ("Adam", "AdamW"):
-        return {"Accl1": filled(0.0), "Accl2": filled(0.0), "Step": torch.zeros(())}
-    state = {"Accl1": filled(1.0 if settings.tf_variant else 0.0)}
-    if group.values["centered"]:
-        state["Accl2"] = filled(0.0)
-    if not group.is_off("momentum"):
-        state["Accl3"] = filled(0.0)
-    return state
-
-
-def _sgd(
-    w: Tensors, a: Tensors, states: List[State], c: float, group: GroupSettings,
-    settings: OptimizerSettings,
-) -> None:  # fmt: skip
-    lr, mm, wd = (group.values[name] for name in ("lr", "momentum", "weight_decay"))
-    kept = 1 - group.values["dampening"]
-    if group.is_off("momentum"):
-        if wd:
-            torch._foreach_mul_(w, 1 - lr * kept * wd)
-        torch._foreach_add_(w, a, alpha=-lr * kept * c)
-        return
-    # the velocity carries the loss scaling: PopTorch sets the velocity scaling to it
-    vs = settings.loss_scaling
-    v = [state["Accl1"] for state in states]
-    torch._foreach_mul_(v, mm)
-    if wd:
-        torch._foreach_add_(v, w, alpha=kept * wd * vs)
-    torch._foreach_add_(v, a, alpha=kept * vs * c)
-    if not group.values["nesterov"]:
-        torch._foreach_add_(w, v, alpha=-lr / vs)
-        return
-    # the direct term is unscaled by ls alone, not by A·N: PopART's own form
-    torch._foreach_mul_(a, vs / settings.loss_scaling)
-    torch._foreach_add_(a, w, alpha=vs * wd)
-    torch._foreach_add_(a, v, alpha=mm)
-    torch._foreach_add_(w, a, alpha=-lr / vs)
-
-
-def _unscaled(a: Tensors, w: Tensors, c: float, weight_decay: float) -> Tensors:
-    torch._foreach_mul_(a, c)
-    if weight_decay:
-        torch._foreach_add_(a, w, alpha=weight_decay)
-    return a
-
-
-def _adam(
-    w: Tensors, a: Tensors, states: List[State], c: float, group: GroupSettings,
-    settings: OptimizerSettings,
-) -> None:  # fmt: skip
-    lr, wd, eps = (group.values[name] for name in ("lr", "weight_decay", "eps"))
-    beta1, beta2 = group.values["betas"]
-    decoupled = settings.kind == "AdamW"
-    s = _unscaled(a, w, c, 0.0 if decoupled else wd)
-    m = [state["Accl1"] for state in states]
-    v = [state["Accl2"] for state in states]
-    times = [float(state["Step"].add_(1)) for state in states]
-    torch._foreach_mul_(m, beta1)
-    torch._foreach_add_(m, s, alpha=1 - beta1)
-    torch._foreach_mul_(v, beta2)
-    torch._foreach_addcmul_(v, s, s, 1 - beta2)
-    denominator = torch._foreach_div(v, [1 - beta2**t for t in times])
-    torch._foreach_sqrt_(denominator)
-    torch._foreach_add_(denominator, eps)
-    direction = torch._foreach_div(m, [1 - beta1**t for t in times])
-    torch._foreach_div_(direction, denominator)
-    if decoupled and wd:
-        torch._foreach_add_(direction, w, alpha=wd)
-    torch._foreach_add_(w, direction, alpha=-lr)
-
-
-def _rmsprop(
-    w: Tensors, a: Tensors, states: List[State], c: float, group: GroupSettings,
-    settings: OptimizerSettings,
-) -> None:  # fmt: skip
-    lr, mm, wd, rho, eps = (
-        group.values[name] for name in ("lr", "momentum", "weight_decay", "alpha", "eps")
-    )
-    s = _unscaled(a, w, c, wd)
-    v1 = [state["Accl1"] for state in states]
-    torch._foreach_mul_(v1, rho)
-    torch._foreach_addcmul_(v1, s, s, 1 - rho)
-    variance: Any = v1
-    if group.values["centered"]:
-        v2 = [state["Accl2"] for state in states]
-        torch._foreach_mul_(v2, rho)
-        torch._foreach_add_(v2, s, alpha=1 - rho)
-        variance = torch._foreach_addcmul(v1, v2, v2, -1.0)
-    if settings.tf_variant:
-        denominator = torch._foreach_add(variance, eps)
-        torch._foreach_sqrt_(denominator)
-    else:
-        denominator = torch._foreach_sqrt(variance)
-        torch._foreach_add_(denominator, eps)
-    if group.is_off("momentum"):
-        torch._foreach_addcdiv_(w, s, denominator, -lr)
-        return
-    v3 = [state["Accl3"] for state in states]
-    torch._foreach_mul_(v3, mm)
-    # TensorFlow's form keeps the learning rate in the momentum
-    torch._foreach_addcdiv_(v3, s, denominator, lr if settings.tf_variant else 1.0)
-    torch._foreach_add_(w, v3, alpha=-1.0 if settings.tf_variant else -lr)
-
-
-_UPDATES: Dict[str, Callable[..., None]] = {
-    "SGD": _sgd,
-    "Adam": _adam,
-    "AdamW": _adam,
-    "RMSprop": _rmsprop,
-}
+    @property
+    def _replication(self) -> int:
+        return self._combined.replication if self._combined is not None else 1

@@ -5,110 +5,40 @@ An attribute passed to the constructor is *variable*: it may change between call
 and python/_optimizer_attributes.py (SDK 3.4).
 """
 
-import warnings
-import weakref
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+import math
+from typing import Any, Callable, ClassVar, Dict, Iterable, List, Optional, Tuple
 
 import torch
 
+from app.ipu_model.poptorch._logging import logger
+from app.ipu_model.poptorch._optimizer_base import (
+    Optimizer,
+    VariableAttributes,
+    warn_missing_state,
+)
 
-class VariableAttributes:
-    """Which attributes of an optimiser may change after compilation."""
+__all__ = [
+    "LAMB",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "VariableAttributes",
+    "warn_missing_state",
+]
 
-    def __init__(
-        self, variable_attributes: Iterable[str], allowed_attributes: Iterable[str]
-    ) -> None:
-        self._variable: Set[str] = set(variable_attributes)
-        self._allowed: Set[str] = set(allowed_attributes)
-
-    def isConstant(self, attr: str) -> bool:
-        """Whether the attribute must keep its value."""
-        return attr not in self._variable
-
-    def markAsConstant(self, attr: str) -> None:
-        """Let the compiler rely on the attribute's present value."""
-        self._check(attr)
-        self._variable.discard(attr)
-
-    def markAsVariable(self, attr: str) -> None:
-        """Allow the attribute to change between calls."""
-        self._check(attr)
-        self._variable.add(attr)
-
-    def _check(self, attr: str) -> None:
-        assert attr in self._allowed, (
-            f"{attr} is not an attribute of this optimizer: {self._allowed}"
-        )
-
-
-class Optimizer:
-    """What PopTorch's optimisers add to torch's."""
-
-    variable_attrs: VariableAttributes
-    loss_scaling: float
-    _executor: "Optional[weakref.ReferenceType[Any]]" = None
-    _loaded_state: Optional[Dict[str, torch.Tensor]] = None
-    _loaded_scalars: Optional[Dict[str, torch.Tensor]] = None
-
-    def _init_poptorch(
-        self, passed: Mapping[str, Any], group_attributes: List[str], own: Mapping[str, Any]
-    ) -> None:
-        """Note which attributes were passed, and keep those torch does not know.
-
-        Args:
-            passed: the constructor's arguments; None stands for "not passed".
-            group_attributes: those that belong to a parameter group.
-            own: attributes torch does not know, with their defaults.
-        """
-        for name in ("accum_type", "velocity_accum_type", "first_order_momentum_accum_type",
-                     "second_order_momentum_accum_type"):  # fmt: skip
-            assert passed.get(name) in (None, torch.float32, torch.float16), (
-                f"{name} must be torch.float32 or torch.float16"
-            )
-        for name, default in own.items():
-            setattr(self, name, default if passed.get(name) is None else passed[name])
-        names = [*group_attributes, "loss_scaling"]
-        self.variable_attrs = VariableAttributes(
-            [name for name in names if passed.get(name) is not None], names
-        )
-
-    def state_dict(self) -> Dict[str, Any]:
-        """torch's entries, and the device's state (``ipu_state``) and scalars (``ipu_param``).
-
-        Both are None before compilation, unless they were loaded. The tensors are copies.
-        """
-        executor = self._executor() if self._executor is not None else None
-        loaded = (self._loaded_state, self._loaded_scalars)
-        state, scalars = executor._read_optimizer_state() if executor is not None else loaded
-        torch_state: Dict[str, Any] = super().state_dict()  # type: ignore[misc]
-        return {**torch_state, "ipu_state": state, "ipu_param": scalars}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over groups and device state, now or, before compilation, when it happens.
-
-        Raises:
-            RuntimeError: the dictionary is empty or does not come from a PopTorch optimiser.
-        """
-        if not state:
-            raise RuntimeError("Cannot load an empty optimizer state.")
-        if "ipu_state" not in state or "ipu_param" not in state:
-            raise RuntimeError("Only IPU optimizer states can be loaded onto the IPU.")
-        rest = {key: value for key, value in state.items() if key not in ("ipu_state", "ipu_param")}
-        super().load_state_dict(rest)  # type: ignore[misc]
-        self._loaded_state, self._loaded_scalars = state["ipu_state"], state["ipu_param"]
-        executor = self._executor() if self._executor is not None else None
-        if executor is not None:
-            executor._write_optimizer_state()
-
-    def _leave_executor(self) -> None:
-        """Keep what the device has, for whoever reads or runs the optimiser next."""
-        state = Optimizer.state_dict(self)
-        self._loaded_state, self._loaded_scalars = state["ipu_state"], state["ipu_param"]
-        self._executor = None
-
-    def has_state(self) -> bool:
-        """Whether the device's state can be read or was loaded."""
-        return self._executor is not None or self._loaded_state is not None
+_OWN = {
+    "loss_scaling": 1.0,
+    "accum_type": torch.float32,
+    "first_order_momentum_accum_type": torch.float32,
+    "second_order_momentum_accum_type": torch.float32,
+}
+_MOMENTUM_TYPES = [
+    "accum_type",
+    "first_order_momentum_accum_type",
+    "second_order_momentum_accum_type",
+]
 
 
 def _given(**arguments: Any) -> Dict[str, Any]:
@@ -117,7 +47,32 @@ def _given(**arguments: Any) -> Dict[str, Any]:
 
 
 class SGD(Optimizer, torch.optim.SGD):
-    """Stochastic gradient descent. The first step of dampened momentum takes (1 - dampening)·g."""
+    """Stochastic gradient descent. The first step of dampened momentum takes (1 - dampening)·g.
+
+    Args:
+        use_combined_accum: one tensor per weight is accumulator and velocity; ``accum_type`` and
+            ``velocity_accum_type`` are then without effect, and changes of values lag one step.
+        velocity_scaling: factor of the combined tensor; other variants warn and ignore it.
+        max_grad_norm: bound on the norm of what the weights move by (without momentum: of the raw
+            gradient, loss scaling and number of micro-batches included).
+    """
+
+    _child_only: ClassVar[List[str]] = [
+        *Optimizer._child_vars,
+        "velocity_scaling",
+        "use_combined_accum",
+        "accum_type",
+        "velocity_accum_type",
+        "max_grad_norm",
+    ]
+    _group_vars: ClassVar[List[str]] = [
+        "lr",
+        "momentum",
+        "dampening",
+        "weight_decay",
+        "nesterov",
+        "velocity_scaling",
+    ]
 
     def __init__(
         self,
@@ -138,30 +93,38 @@ class SGD(Optimizer, torch.optim.SGD):
         max_grad_norm: Optional[float] = None,
     ) -> None:
         passed = dict(locals())
+        Optimizer.__init__(self)
         torch.optim.SGD.__init__(
             self, params, lr, **_given(momentum=momentum, dampening=dampening,
                                        weight_decay=weight_decay, nesterov=nesterov),
         )  # fmt: skip
-        self._init_poptorch(
+        if velocity_scaling is not None and not use_combined_accum:
+            logger.warning(
+                "velocity_scaling value ignored when using the separate variant "
+                "(use_combined_accum=False). In future, this will lead to an error. Please update "
+                "your code."
+            )
+        if use_combined_accum:
+            scaling = 1.0 if velocity_scaling is None else velocity_scaling
+            self.defaults["velocity_scaling"] = scaling
+            for group in self.param_groups:
+                group.setdefault("velocity_scaling", scaling)
+        self._set_own(
             passed,
-            ["lr", "momentum", "dampening", "weight_decay", "nesterov", "velocity_scaling"],
-            {"loss_scaling": 1.0, "velocity_scaling": 1.0, "use_combined_accum": False,
-             "accum_type": torch.float32, "velocity_accum_type": torch.float32,
-             "max_grad_norm": float("inf")},
+            {"loss_scaling": 1.0, "use_combined_accum": False, "accum_type": torch.float32,
+             "velocity_accum_type": torch.float32, "max_grad_norm": math.inf},
         )  # fmt: skip
 
 
-_ADAM_OWN = {
-    "loss_scaling": 1.0,
-    "accum_type": torch.float32,
-    "first_order_momentum_accum_type": torch.float32,
-    "second_order_momentum_accum_type": torch.float32,
-    "max_grad_norm": float("inf"),
-}
-
-
 class Adam(Optimizer, torch.optim.Adam):
-    """Adam with L2 regularisation in the gradient."""
+    """Adam with L2 regularisation in the gradient.
+
+    Args:
+        max_grad_norm: bound on the norm of the unscaled gradient, weight decay included.
+    """
+
+    _child_only: ClassVar[List[str]] = [*Optimizer._child_vars, *_MOMENTUM_TYPES, "max_grad_norm"]
+    _group_vars: ClassVar[List[str]] = ["lr", "betas", "eps", "weight_decay", "amsgrad"]
 
     def __init__(
         self,
@@ -183,15 +146,29 @@ class Adam(Optimizer, torch.optim.Adam):
         max_grad_norm: Optional[float] = None,
     ) -> None:
         passed = dict(locals())
+        Optimizer.__init__(self)
         torch.optim.Adam.__init__(
             self, params, **_given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
                                    amsgrad=amsgrad),
         )  # fmt: skip
-        self._init_poptorch(passed, ["lr", "betas", "eps", "weight_decay", "amsgrad"], _ADAM_OWN)
+        self._set_own(passed, {**_OWN, "max_grad_norm": math.inf})
 
 
 class AdamW(Optimizer, torch.optim.AdamW):
-    """Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay.
+
+    Args:
+        bias_correction: without effect; the moments are corrected either way.
+        max_grad_norm: bound on the norm of the unscaled gradient.
+    """
+
+    _child_only: ClassVar[List[str]] = [
+        *Optimizer._child_vars,
+        "bias_correction",
+        *_MOMENTUM_TYPES,
+        "max_grad_norm",
+    ]
+    _group_vars: ClassVar[List[str]] = ["lr", "betas", "weight_decay", "eps", "amsgrad"]
 
     def __init__(
         self,
@@ -214,20 +191,27 @@ class AdamW(Optimizer, torch.optim.AdamW):
         max_grad_norm: Optional[float] = None,
     ) -> None:
         passed = dict(locals())
+        Optimizer.__init__(self)
         torch.optim.AdamW.__init__(
             self, params, **_given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
                                    amsgrad=amsgrad),
         )  # fmt: skip
-        self._init_poptorch(
-            passed,
-            ["lr", "betas", "weight_decay", "eps", "amsgrad"],
-            {**_ADAM_OWN, "bias_correction": True},
-        )
+        self._set_own(passed, {**_OWN, "bias_correction": True, "max_grad_norm": math.inf})
 
 
 class RMSprop(Optimizer, torch.optim.RMSprop):
     """RMSprop; ``use_tf_variant`` takes TensorFlow's form: epsilon inside the root, the mean square
     starts at 1, and the learning rate enters the momentum."""
+
+    _child_only: ClassVar[List[str]] = [*Optimizer._child_vars, *_MOMENTUM_TYPES, "use_tf_variant"]
+    _group_vars: ClassVar[List[str]] = [
+        "lr",
+        "momentum",
+        "weight_decay",
+        "alpha",
+        "eps",
+        "centered",
+    ]
 
     def __init__(
         self,
@@ -248,20 +232,79 @@ class RMSprop(Optimizer, torch.optim.RMSprop):
         use_tf_variant: Optional[bool] = None,
     ) -> None:
         passed = dict(locals())
+        Optimizer.__init__(self)
         torch.optim.RMSprop.__init__(
             self, params, **_given(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay,
                                    momentum=momentum, centered=centered),
         )  # fmt: skip
-        own = {key: value for key, value in _ADAM_OWN.items() if key != "max_grad_norm"}
-        self._init_poptorch(
-            passed,
-            ["lr", "momentum", "weight_decay", "alpha", "eps", "centered"],
-            {**own, "use_tf_variant": False},
-        )
+        self._set_own(passed, {**_OWN, "use_tf_variant": False})
 
 
-def warn_missing_state(name: str) -> None:
-    """A loaded optimiser state lacks a tensor the device has."""
-    warnings.warn(
-        f"{name} is missing from the loaded optimizer state and keeps its value", stacklevel=3
-    )
+class LAMB(Optimizer, torch.optim.Optimizer):
+    """Layer-wise adaptive moments: AdamW whose step has the norm of its weight, times lr.
+
+    Args:
+        bias_correction: False leaves the moments as they are.
+        max_weight_norm: bound on the weight's norm in that factor; None stands for 65500.
+    """
+
+    _child_only: ClassVar[List[str]] = [*Optimizer._child_vars, "bias_correction", *_MOMENTUM_TYPES]
+    _group_vars: ClassVar[List[str]] = ["lr", "weight_decay", "betas", "eps", "max_weight_norm"]
+
+    bias_correction: bool
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: Optional[float] = None,
+        betas: Optional[Tuple[float, float]] = None,
+        eps: Optional[float] = None,
+        weight_decay: Optional[float] = None,
+        bias_correction: Optional[bool] = None,
+        loss_scaling: Optional[float] = None,
+        max_weight_norm: Optional[float] = None,
+        accum_type: Optional[torch.dtype] = None,
+        first_order_momentum_accum_type: Optional[torch.dtype] = None,
+        second_order_momentum_accum_type: Optional[torch.dtype] = None,
+    ) -> None:
+        passed = dict(locals())
+        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2,
+                    "max_weight_norm": 65500.0}  # fmt: skip
+        given = _given(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+                       max_weight_norm=max_weight_norm)  # fmt: skip
+        Optimizer.__init__(self)
+        torch.optim.Optimizer.__init__(self, params, {**defaults, **given})
+        self._set_own(passed, {**_OWN, "bias_correction": True})
+
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], float]] = None) -> Optional[float]:  # type: ignore[override]
+        """One update on the host from the parameters' ``.grad``; an executor never calls it.
+
+        Returns:
+            What ``closure`` returned, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step_one(p, group)
+        return loss
+
+    def _step_one(self, p: torch.Tensor, group: Dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        state["step"] += 1
+        corrections = [1 - beta ** state["step"] if self.bias_correction else 1.0
+                       for beta in group["betas"]]  # fmt: skip
+        for name, power, beta in zip(("exp_avg", "exp_avg_sq"), (1, 2), group["betas"]):
+            state[name].mul_(beta).add_(p.grad**power, alpha=1 - beta)  # type: ignore[operator]
+        root = (state["exp_avg_sq"] / corrections[1]).sqrt()
+        update = state["exp_avg"] / corrections[0] / (root + group["eps"])
+        update.add_(p, alpha=group["weight_decay"])
+        weight_norm, update_norm = (float(t.norm()) for t in (p, update))
+        ratio = min(weight_norm, group["max_weight_norm"]) / update_norm if update_norm else 1.0
+        p.add_(update, alpha=-group["lr"] * (ratio or 1.0))
