@@ -65,10 +65,15 @@ def test_variadic_and_keyword_only_arguments_reach_forward() -> None:
 @pytest.mark.parametrize(
     "function, args, kwargs, message",
     [
-        (two, (A, B, B), {}, "Too many arguments provided"),
+        (
+            two,
+            (A, B, B),
+            {},
+            r"Too many arguments provided: expected \['a', 'b'\] \(2\) but got 3",
+        ),
         (two, (A, B), {"c": B}, "Too many arguments provided"),
-        (two, (A,), {"c": B}, "c is not a valid parameter"),
-        (two, (A,), {"a": B}, "a was passed more than once"),
+        (two, (A,), {"c": B}, r"c is not a valid parameter.Allowed values are \['a', 'b'\]"),
+        (two, (A,), {"a": B}, "Parameter a was passed more than once"),
         (with_names, (A, B), {}, "Too many arguments provided"),
         (with_rest, (A, B), {"other": B}, "other is not a valid parameter"),
     ],
@@ -119,7 +124,13 @@ MISMATCHES = [
     (A, 3, "Type mismatch for a"),
     ((A, A), [A, A], "Type mismatch for a"),
     ((A, A), (A,), "Length mismatch for a"),
-    ([A, (A,)], [A, (A, A)], r"Length mismatch for a\[1\]"),
+    (((A,), A), ((A, A), A), r"Length mismatch for a\[0\]: expected 1 elements but got 2"),
+    # lists are compared as flat sequences of tensors, then by what else they hold
+    ([A, (A,)], [A, (A, A)], "Length mismatch for a: expected 2 elements but got 3"),
+    ([A, [A]], [A, [B[:2]]], r"Shape mismatch for a\[1\]"),
+    ([A, 1], [A, 2], "Value mismatch for a"),
+    (nn.Parameter(A), A, "Type mismatch for a: expected <class 'torch.nn.parameter.Parameter'>"),
+    (A, A.double(), "Data type mismatch for a: expected torch.float32 but got torch.float64"),
     ({"x": A}, {"y": A}, "Keys mismatch for a: Unexpected arguments: y. Missing arguments: x"),
     (A, A.to(torch.int32), "Data type mismatch for a: expected torch.float32 but got torch.int32"),
     (A, torch.ones(8), r"Shape mismatch for a: expected torch.Size\(\[4\]\) but got"),
@@ -141,7 +152,11 @@ def test_difference_from_the_compilation_is_named_with_advice(
     with pytest.raises(poptorch.Error, match=message) as caught:
         executor(given)
     assert caught.value.type == "poptorch_py_error"
-    assert "call destroy()" in caught.value.message
+    assert caught.value.message.endswith(
+        ".\nThis error occurred because the inputs passed at runtime don't match the inputs used "
+        "to compile the model.\nTo recompile the model for the new inputs create a new "
+        "inferenceModel / trainingModel wrapper or call destroy() on the curent one and try again."
+    )
 
 
 def test_other_number_of_positional_arguments_is_refused() -> None:
@@ -169,24 +184,59 @@ def test_refused_call_leaves_the_executable_usable() -> None:
 # ---- conversion
 
 
-def test_non_contiguous_inputs_are_converted_with_one_warning() -> None:
+def test_non_contiguous_inputs_are_converted_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     executor = executor_of(lambda a: (a, a.is_contiguous()))
     columns = torch.arange(6.0).reshape(2, 3).t()
-    with pytest.warns(UserWarning, match="not contiguous"):
+    for _ in range(2):
         found, is_contiguous = executor(columns)
-    assert torch.equal(found, columns)
-    assert is_contiguous
-    executor(columns)
+        assert torch.equal(found, columns)
+        assert is_contiguous
+    assert caplog.messages == [
+        "At least one input tensor is not contiguous: non-contiguous tensors will be converted."
+    ]
 
 
-def test_bfloat16_inputs_become_float32() -> None:
-    _, dtype = executor_of(lambda a: (a, a.dtype))(A.bfloat16())
-    assert dtype == torch.float32
+@pytest.mark.parametrize("iterations", [1, 2])
+@pytest.mark.parametrize(
+    "on_host, on_device",
+    [
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.int32, torch.int32),
+        (torch.int64, torch.int64),
+        (torch.bool, torch.bool),
+    ],
+)
+def test_inputs_have_the_types_of_the_device(
+    on_host: torch.dtype, on_device: torch.dtype, iterations: int
+) -> None:
+    options = poptorch.Options().deviceIterations(iterations)
+    executor = poptorch.inferenceModel(Function(lambda a: (a, a.dtype)), options)
+    assert executor(A.to(on_host))[1] == on_device
 
 
-def test_inputs_that_require_gradients_are_detached() -> None:
-    _, requires_grad = executor_of(lambda a: (a, a.requires_grad))(A.clone().requires_grad_())
-    assert not requires_grad
+def test_inputs_that_require_gradients_are_detached_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    executor = executor_of(lambda a: (a, a.requires_grad))
+    for _ in range(2):
+        assert not executor(A.clone().requires_grad_())[1]
+    assert caplog.messages == [
+        "Input tensor has requires_grad=True set. This tensor will be detached because backward "
+        "pass via inputs is not supported."
+    ]
+
+
+def test_dictionaries_are_announced_at_compilation(caplog: pytest.LogCaptureFixture) -> None:
+    executor = executor_of(lambda a: a["x"])
+    for _ in range(2):
+        executor({"x": A})
+    assert [message[:43] for message in caplog.messages] == [
+        "Dicts as inputs only have partial support, "
+    ]
 
 
 def test_in_place_changes_of_an_input_reach_the_caller_once_per_call() -> None:

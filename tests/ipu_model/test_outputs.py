@@ -1,5 +1,7 @@
 """Which micro-batches a call returns, in which order, shape, type and structure."""
 
+import copy
+import io
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import pytest
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from app.ipu_model import poptorch
 from app.ipu_model.poptorch import OutputMode
+from app.ipu_model.poptorch._outputs import CompiledOutput, OutputCollector
 
 SAMPLES = 2  # per micro-batch
 
@@ -154,12 +157,15 @@ def test_every_n_needs_a_period() -> None:
         poptorch.Options().outputMode(OutputMode.EveryN)
 
 
-@pytest.mark.parametrize("iterations, period", [(4, 3), (2, 4), (1, 2)])
-def test_period_must_divide_the_device_iterations(iterations: int, period: int) -> None:
+@pytest.mark.parametrize(
+    "iterations, period, limit", [(4, 3, "a factor of"), (2, 4, "<= to"), (1, 2, "<= to")]
+)
+def test_period_must_divide_the_device_iterations(iterations: int, period: int, limit: str) -> None:
     executor = poptorch.inferenceModel(
         Echo(), options_for(iterations, 1, OutputMode.EveryN, period)
     )
-    with pytest.raises(poptorch.Error, match="period") as caught:
+    message = f"Return period must be {limit} the number of batches per step"
+    with pytest.raises(poptorch.Error, match=message) as caught:
         executor(numbered_batch(iterations))
     assert caught.value.type == "popart_exception"
     assert not executor.isCompiled()
@@ -248,6 +254,66 @@ def test_outputs_are_copies_without_gradient() -> None:
     x.fill_(7)
     assert not loss.requires_grad
     assert torch.equal(batch, numbered_batch(1))
+
+
+@pytest.mark.parametrize("mode", [OutputMode.All, OutputMode.Final])
+def test_backward_of_an_output_is_refused(mode: OutputMode) -> None:
+    scalar, (nested,) = returned(lambda x: (x.sum(), [x]), mode)
+    for output in (scalar, nested, copy.deepcopy(nested)):
+        with pytest.raises(poptorch.Error, match=r"^'poptorch_py_error': backward\(\) cannot be "
+                           "called explicitly on outputs of a PopTorch model"):  # fmt: skip
+            output.backward()
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch 2.0's own loader
+def test_outputs_are_otherwise_ordinary_tensors() -> None:
+    output = returned(lambda x: x)
+    assert type(output) is Tensor
+    file = io.BytesIO()
+    torch.save({"output": output}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["output"]
+    for twin in (loaded, copy.deepcopy(output), copy.copy(output), output.clone(), output + 0):
+        assert torch.equal(twin, output)
+    assert not vars(loaded)
+    assert (output.numpy() == output.tolist()).all()
+    weight = nn.Parameter(output)
+    (2 * weight).sum().backward()
+    assert torch.equal(weight.grad, torch.full_like(output, 2.0))
+
+
+def test_structure_of_the_compilation_is_kept() -> None:
+    compiled = CompiledOutput.of({"x": torch.zeros(2), "step": 1}, lambda tensor: True)
+    collector = OutputCollector(poptorch.Options().outputMode(OutputMode.All), 1, compiled)
+    collector.take(0, 0, 0, {"x": torch.ones(2), "step": 2})
+    found = collector.result()
+    assert found["step"] == 1
+    assert torch.equal(found["x"], torch.ones(2))
+
+
+def test_tensors_of_the_host_come_back_as_they_are() -> None:
+    constant, computed = torch.arange(3), torch.zeros(1)
+    with pytest.warns(UserWarning, match="^Output expected to be on the IPU but is on cpu$"):
+        compiled = CompiledOutput.of((constant, computed), lambda tensor: tensor is computed)
+    options = options_for(2, 2, OutputMode.All)
+    collector = OutputCollector(options, 1, compiled)
+    for iteration in range(2):
+        for replica in range(2):
+            collector.take(iteration, 0, replica, (constant, computed))
+    found = collector.result()
+    assert found[0] is constant
+    assert found[1].shape == (4,)
+
+
+def test_number_of_outputs_cannot_depend_on_data() -> None:
+    counted: List[int] = []
+
+    def sometimes(x: Tensor) -> Any:
+        counted.append(1)
+        return (x,) * (1 + len(counted) // 3)
+
+    with pytest.raises(poptorch.Error, match="returned 2 tensors, but 1"):
+        returned(sometimes)
 
 
 class ReturnsWeight(nn.Module):

@@ -4,16 +4,18 @@ Source: graphcore/poptorch, python/_args_parser.py (SDK 3.4).
 """
 
 import inspect
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 import torch
 
+from app.ipu_model.poptorch._logging import logger
+from app.ipu_model.poptorch._structure import custom_parser, map_tensors, tensors_of
 from app.ipu_model.poptorch.errors import Error
 
 _RECOMPILE = (
     "\nThis error occurred because the inputs passed at runtime don't match the inputs used to "
     "compile the model.\nTo recompile the model for the new inputs create a new inferenceModel / "
-    "trainingModel wrapper or call destroy() on the current one and try again."
+    "trainingModel wrapper or call destroy() on the curent one and try again."
 )
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -33,32 +35,18 @@ class Arguments(NamedTuple):
 
     def tensors(self) -> List[torch.Tensor]:
         """All tensors, in order."""
-        found: List[torch.Tensor] = []
-        self.map_tensors(found.append)
-        return found
-
-
-def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
-    """Apply ``function`` to every tensor of nested tuples, lists, dicts and named tuples."""
-    if isinstance(value, torch.Tensor):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(v, function) for v in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(v, function) for v in value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(v, function) for key, v in value.items()}
-    return value
+        return tensors_of((self.positional, self.named))
 
 
 class ArgumentParser:
     """Binds arguments as ``forward``'s signature says."""
 
     def __init__(self, forward: Callable[..., Any]) -> None:
-        self._parameters = list(inspect.signature(forward).parameters.values())
+        self._parameters = list(_signature(forward).parameters.values())
+        self._warned_not_contiguous = False
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
-        """Name every argument and fill in defaults.
+        """Name every argument, fill in defaults and make tensors contiguous.
 
         Raises:
             AssertionError: too many, unknown or repeated arguments.
@@ -86,7 +74,18 @@ class ArgumentParser:
                 else:
                     positional.append(value)
                     names.append(name)
-        return Arguments(tuple(positional), tuple(names), named)
+        return self._contiguous(Arguments(tuple(positional), tuple(names), named))
+
+    def _contiguous(self, arguments: Arguments) -> Arguments:
+        if all(tensor.is_contiguous() for tensor in arguments.tensors()):
+            return arguments
+        if not self._warned_not_contiguous:
+            self._warned_not_contiguous = True
+            logger.warning(
+                "At least one input tensor is not contiguous: non-contiguous tensors will be "
+                "converted."
+            )
+        return arguments.map_tensors(torch.Tensor.contiguous)
 
     def _check_names(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         kinds = {p.kind for p in self._parameters}
@@ -100,7 +99,7 @@ class ArgumentParser:
         ), f"Too many arguments provided: expected {known} ({len(known)}) but got {given}"
         for name in kwargs:
             assert any_name or name in known, (
-                f"{name} is not a valid parameter. Allowed values are {known}"
+                f"{name} is not a valid parameter.Allowed values are {known}"
             )
 
     @staticmethod
@@ -118,6 +117,49 @@ class ArgumentParser:
         return parameter.default
 
 
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(forward)
+    except ValueError:  # some functions written in C have none: they take what comes
+        return inspect.signature(lambda *args, **kwargs: None)
+
+
+def announce(arguments: Arguments) -> None:
+    """Log what PopTorch logs about arguments when it compiles for them."""
+    for value in (*arguments.positional, *arguments.named.values()):
+        if _holds_dict(value):
+            logger.warning(
+                "Dicts as inputs only have partial support, they can be accessed using literal "
+                "keys, but full Python functionality is not enabled. Consider changing dict "
+                "inputs to tuple."
+            )
+    for tensor in arguments.tensors():
+        if tensor.requires_grad:
+            logger.warning(
+                "Input tensor has requires_grad=True set. This tensor will be detached because "
+                "backward pass via inputs is not supported."
+            )
+
+
+def _holds_dict(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_holds_dict(part) for part in value)
+    return isinstance(value, dict)
+
+
+def to_device(tensor: torch.Tensor, float64: torch.dtype = torch.float32) -> torch.Tensor:
+    """An argument as the device holds it: detached, float64 and bfloat16 as float32.
+
+    A model of float64 may ask that ``float64`` stays. int64 stays, although the device has 32 bits:
+    torch's kernels index with it, and no index of a tensor that fits an IPU needs more.
+    """
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.float()
+    return tensor.to(float64) if tensor.dtype == torch.float64 else tensor
+
+
 def check_same(compiled: Arguments, given: Arguments) -> None:
     """Compare a call's arguments with those the executable was compiled for.
 
@@ -132,70 +174,58 @@ def check_same(compiled: Arguments, given: Arguments) -> None:
         )
     for name, was, value in zip(compiled.names, compiled.positional, given.positional):
         _check_value(name, was, value)
-    _check_mapping("named arguments", compiled.named, given.named, prefix=False)
+    _check_keys("named arguments", compiled.named, given.named)
+    for name, was in compiled.named.items():
+        _check_value(name, was, given.named[name])
 
 
 def _check_value(name: str, compiled: Any, given: Any) -> None:
-    if isinstance(compiled, torch.Tensor) and isinstance(given, torch.Tensor):
-        if compiled.dtype != given.dtype:
-            raise Error(f"Data type mismatch for {name}: expected {compiled.dtype} but got "
-                        f"{given.dtype}.{_RECOMPILE}")  # fmt: skip
-        if compiled.shape != given.shape:
-            raise Error(f"Shape mismatch for {name}: expected {compiled.shape} but got "
-                        f"{given.shape}.{_RECOMPILE}")  # fmt: skip
-        return
     if type(compiled) is not type(given):
-        raise Error(f"Type mismatch for {name}: expected {type(compiled)} but got "
-                    f"{type(given)}.{_RECOMPILE}")  # fmt: skip
-    if isinstance(compiled, (tuple, list)):
-        if len(compiled) != len(given):
-            raise Error(f"Length mismatch for {name}: expected {len(compiled)} elements but got "
-                        f"{len(given)}.{_RECOMPILE}")  # fmt: skip
-        for index, (was, value) in enumerate(zip(compiled, given)):
-            _check_value(f"{name}[{index}]", was, value)
-    elif isinstance(compiled, Mapping):
-        _check_mapping(name, compiled, given, prefix=True)
+        raise _mismatch("Type", name, type(compiled), type(given))
+    if isinstance(compiled, torch.Tensor):
+        if compiled.dtype != given.dtype:
+            raise _mismatch("Data type", name, compiled.dtype, given.dtype)
+        if compiled.shape != given.shape:
+            raise _mismatch("Shape", name, compiled.shape, given.shape)
+    elif isinstance(compiled, tuple):
+        _check_elements(name, compiled, given)
+    elif isinstance(compiled, dict):
+        _check_keys(name, compiled, given)
+        for key, was in compiled.items():
+            _check_value(f"{name}[{key}]", was, given[key])
+    elif isinstance(compiled, list) or custom_parser(compiled) is not None:
+        # PopTorch compares these as flat sequences of tensors
+        _check_elements(name, tensors_of(compiled), tensors_of(given))
+        if isinstance(compiled, list) and _without_tensors(compiled) != _without_tensors(given):
+            raise _mismatch("Value", name, compiled, given)
     elif compiled != given:
-        raise Error(f"Value mismatch for {name}: expected {compiled} but got {given}.{_RECOMPILE}")
+        raise _mismatch("Value", name, compiled, given)
 
 
-def _check_mapping(
-    name: str, compiled: Mapping[str, Any], given: Mapping[str, Any], prefix: bool
-) -> None:
-    extra, missing = sorted(set(given) - set(compiled)), sorted(set(compiled) - set(given))
-    if extra or missing:
-        details = []
-        if extra:
-            details.append("Unexpected arguments: " + ", ".join(extra))
-        if missing:
-            details.append("Missing arguments: " + ", ".join(missing))
-        raise Error(f"Keys mismatch for {name}: {'. '.join(details)}.{_RECOMPILE}")
-    for key, was in compiled.items():
-        _check_value(f"{name}[{key}]" if prefix else key, was, given[key])
-
-
-def check_divisible(arguments: Arguments, micro_batches: int) -> None:
-    """Every tensor's first dimension must hold whole micro-batches.
-
-    Raises:
-        AssertionError: it does not.
-    """
-    for tensor in arguments.tensors():
-        size = tensor.shape[0] if tensor.dim() else 1
-        assert size % micro_batches == 0, (
-            f"Invalid batch dimension: In the input {tuple(tensor.shape)}, the batch dimension "
-            f"({size}) must be a multiple of Options.deviceIterations * "
-            f"Options.Training.gradientAccumulation * Options.replicationFactor = {micro_batches}"
+def _check_elements(name: str, compiled: Sequence[Any], given: Sequence[Any]) -> None:
+    if len(compiled) != len(given):
+        raise Error(
+            f"Length mismatch for {name}: expected {len(compiled)} elements but got "
+            f"{len(given)}.{_RECOMPILE}"
         )
+    for index, (was, value) in enumerate(zip(compiled, given)):
+        _check_value(f"{name}[{index}]", was, value)
 
 
-def micro_batch(arguments: Arguments, index: int, micro_batches: int) -> Arguments:
-    """The ``index``-th of ``micro_batches`` equal parts of every tensor."""
-    if micro_batches == 1:
-        return arguments
+def _check_keys(name: str, compiled: Iterable[str], given: Iterable[str]) -> None:
+    extra, missing = sorted(set(given) - set(compiled)), sorted(set(compiled) - set(given))
+    details = []
+    if extra:
+        details.append("Unexpected arguments: " + ", ".join(extra))
+    if missing:
+        details.append("Missing arguments: " + ", ".join(missing))
+    if details:
+        raise Error(f"Keys mismatch for {name}: {'. '.join(details)}.{_RECOMPILE}")
 
-    def part(tensor: torch.Tensor) -> torch.Tensor:
-        size = tensor.shape[0] // micro_batches
-        return tensor[index * size : (index + 1) * size]
 
-    return arguments.map_tensors(part)
+def _mismatch(kind: str, name: str, compiled: Any, given: Any) -> Error:
+    return Error(f"{kind} mismatch for {name}: expected {compiled} but got {given}.{_RECOMPILE}")
+
+
+def _without_tensors(value: Any) -> Any:
+    return map_tensors(value, lambda _: None)
