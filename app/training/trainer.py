@@ -115,6 +115,8 @@ class Trainer:
         return score
 
     def _train(self) -> None:
+        if self.epoch >= self.length.epochs:  # nothing is left to load, which a loader refuses
+            return
         loader = self._loader()
         try:
             batches = iter(loader)

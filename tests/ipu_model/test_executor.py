@@ -222,11 +222,11 @@ def test_compiling_updates_no_weight() -> None:
     assert torch.equal(model.linear.weight, Net().linear.weight)
 
 
-def test_compiling_twice_warns() -> None:
+def test_compiling_twice_warns(caplog: pytest.LogCaptureFixture) -> None:
     executor = training_executor(Net())
     executor.compile(X)
-    with pytest.warns(UserWarning, match="already compiled"):
-        executor.compile(X)
+    executor.compile(X)
+    assert "Call to compile() ignored: the executable is already compiled" in caplog.text
 
 
 def test_detached_executor_can_be_attached_again_or_by_a_call() -> None:
@@ -281,11 +281,6 @@ def test_errors_name_their_type_and_message() -> None:
     assert str(error) == "'poptorch_py_error': wrong"
 
 
-def test_names_that_are_not_modelled_are_attribute_errors() -> None:
-    with pytest.raises(AttributeError):
-        poptorch.for_loop  # type: ignore[attr-defined]  # noqa: B018
-
-
 class Regression(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -305,11 +300,6 @@ def test_gradients_of_host_code_neither_enter_an_update_nor_are_lost() -> None:
     poptorch.trainingModel(twin)(x)
     assert torch.equal(model.linear.weight, twin.linear.weight)
     assert torch.equal(model.linear.weight.grad, gradient)
-
-
-def test_half_models_are_refused() -> None:
-    with pytest.raises(poptorch.Error, match="half-precision models and inputs are not modelled"):
-        poptorch.trainingModel(Regression().half())(torch.randn(4, 3))
 
 
 def test_an_input_changed_in_place_reaches_the_caller_whatever_the_layout() -> None:

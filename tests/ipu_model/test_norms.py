@@ -83,6 +83,7 @@ class ShowsRunningMean(Normed):
 
 
 def upload(executor: poptorch.PoplarExecutor) -> None:
+    executor.copyWeightsToHost()
     executor.copyWeightsToDevice()
 
 

@@ -1,17 +1,21 @@
-"""What the device sees of ``forward``: marked losses, started blocks, batch norm's statistics.
+"""What the device sees of ``forward``: marked losses, started blocks, its own norms and casts.
 
 ``forward`` runs under a ``Capture``, which looks at every torch function called. PopTorch does the
-same with a dispatcher while it records the graph once; here it happens for each micro-batch.
+same with a dispatcher while it records the graph once; here it happens for each micro-batch, and
+at compilation a ``GraphRecorder`` watches too.
 """
 
+import functools
 from types import TracebackType
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple, Type, Union
+from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from app.ipu_model.poptorch.errors import Error, backend_error
+from app.ipu_model.poptorch._casting import CASTING, cast_like, strided_group_norm
+from app.ipu_model.poptorch._graph_rules import Annotation, BlockEnd, BlockStart, GraphRecorder
+from app.ipu_model.poptorch.errors import Error, backend_error, graph_error
 
 
 def _loss_functions() -> FrozenSet[Callable[..., Any]]:
@@ -20,25 +24,6 @@ def _loss_functions() -> FrozenSet[Callable[..., Any]]:
     names += ["cross_entropy", "kl_div", "binary_cross_entropy", "binary_cross_entropy_with_logits"]
     return frozenset(getattr(F, name) for name in names)
 
-
-class BlockStart(NamedTuple):
-    """A block was started."""
-
-    block_id: str
-    ipu_id: Optional[int]
-
-
-class BlockEnd(NamedTuple):
-    """The running block was ended without another taking over."""
-
-
-class Operation(NamedTuple):
-    """Operations ran; ``parameters`` are ids of the module's parameters among their operands."""
-
-    parameters: FrozenSet[int]
-
-
-Event = Union[BlockStart, BlockEnd, Operation]
 
 _LOSS_FUNCTIONS = _loss_functions()
 _active: "Optional[Capture]" = None
@@ -49,22 +34,44 @@ class Capture(TorchFunctionMode):
 
     Args:
         training: whether a backward pass follows.
+        casts: whether half tensors may occur, so that PopTorch's rules for mixed types apply.
+        strided_groups: whether group norms take every n-th channel into a group.
+        recorder: watches the pass at compilation.
     """
 
-    def __init__(self, training: bool) -> None:
+    def __init__(
+        self,
+        training: bool,
+        casts: bool = True,
+        strided_groups: bool = False,
+        recorder: Optional[GraphRecorder] = None,
+    ) -> None:
         super().__init__()
-        self._training = training
+        self.is_training = training
         self.losses: List[torch.Tensor] = []
-        self.events: List[Event] = []
+        self.recorder = recorder
         self._variance_corrections: List[Tuple[torch.Tensor, float]] = []
+        self._handlers: Dict[Any, Callable[..., Any]] = dict(CASTING) if casts else {}
+        if strided_groups:
+            self._handlers[F.group_norm] = strided_group_norm
+        self._handlers[F.batch_norm] = self._batch_norm
+        for function in (F.cross_entropy, F.nll_loss):
+            self._handlers[function] = _CLASS_LOSSES[function]
 
     def begin_block(self, block_id: str, ipu_id: Optional[int]) -> None:
         """A block starts here; it lasts until the next one starts or ``end_block``."""
-        self.events.append(BlockStart(block_id, ipu_id))
+        if self.recorder is not None:
+            self.recorder.events.append(BlockStart(block_id, ipu_id))
 
     def end_block(self) -> None:
         """The operations that follow belong to no block, until one starts."""
-        self.events.append(BlockEnd())
+        if self.recorder is not None:
+            self.recorder.events.append(BlockEnd())
+
+    def annotate(self, kind: str, **details: Any) -> None:
+        """Keep what the program says of the operations around; it changes no numbers."""
+        if self.recorder is not None:
+            self.recorder.events.append(Annotation(kind, details))
 
     def mark_loss(self, loss: torch.Tensor) -> None:
         """Back-propagation may start here."""
@@ -78,25 +85,15 @@ class Capture(TorchFunctionMode):
         args: Tuple[Any, ...] = (),
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
-        self._note_operation(args)
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
-        if func in (F.cross_entropy, F.nll_loss):
-            result = _class_loss(func, *args, **(kwargs or {}))
-        else:
-            result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self.recorder is not None:
+            self.recorder.before(func, args, kwargs)
+        result = self._handlers.get(func, func)(*args, **kwargs)
         if func in _LOSS_FUNCTIONS:
             self.mark_loss(result)
+        if self.recorder is not None:
+            self.recorder.after(func, result)
         return result
-
-    def _note_operation(self, operands: Tuple[Any, ...]) -> None:
-        used = frozenset(id(x) for x in operands if isinstance(x, torch.nn.Parameter))
-        last = self.events[-1] if self.events else None
-        if isinstance(last, Operation):
-            if not used <= last.parameters:
-                self.events[-1] = Operation(last.parameters | used)
-        else:
-            self.events.append(Operation(used))
 
     def _batch_norm(
         self,
@@ -118,8 +115,9 @@ class Capture(TorchFunctionMode):
         Raises:
             Error: a gradient passes through the norm in evaluation mode.
         """
-        if training and not self._training:
+        if training and not self.is_training:
             running_mean = running_var = None
+        weight, bias = cast_like(input, weight), cast_like(input, bias)
         result = F.batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps
         )
@@ -176,11 +174,16 @@ def _class_loss(
         Error: class weights are given.
     """
     if weight is not None:
-        raise Error(f"{func.__name__}: 'weight' is not supported; leave it out.")
+        raise graph_error(f"{func.__name__}: class weights are not supported; leave 'weight' out.")
     result = func(input, target, None, size_average, ignore_index, *args, **kwargs)
     if result.dim() == 0 and result.isnan() and bool((target == ignore_index).all()):
         return input.sum() * 0.0
     return result
+
+
+_CLASS_LOSSES = {
+    function: functools.partial(_class_loss, function) for function in (F.cross_entropy, F.nll_loss)
+}
 
 
 def active_capture() -> Optional[Capture]:

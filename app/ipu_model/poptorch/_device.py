@@ -1,10 +1,12 @@
-"""What an executor holds beside the weights: random state, module modes, replicas' buffers."""
+"""What an executor holds beside the weights: random state, modes, what must stay constant."""
 
 import time
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 
+from app.ipu_model.poptorch._rounding import HalfRounding
+from app.ipu_model.poptorch._weights import read_data
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
 
@@ -16,9 +18,11 @@ class DeviceRandom:
 
     Counting makes the state two integers and lets replicas draw different numbers. torch's own
     generator is left as it was found, so that the host's draws do not depend on the device's.
+    Stochastic rounding draws from its own generator, which is the same on all replicas.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, rounding: HalfRounding) -> None:
+        self._rounding = rounding
         known = options.exists("random_seed")
         self.state: List[int] = [options.random_seed if known else time.time_ns() & _MASK, 0]
         self._host_state = torch.Tensor()
@@ -34,6 +38,7 @@ class DeviceRandom:
         """Seed torch for one micro-batch."""
         seed, count = self.state
         torch.default_generator.manual_seed(_mixed(_mixed(seed) ^ (count + replica)))
+        self._rounding.seed(_mixed(_mixed(~seed & _MASK) ^ count))
         if replica == replicas - 1:
             self.state = [seed, count + replicas]
 
@@ -67,53 +72,86 @@ class ModuleModes:
             module.training = not module.training
 
 
-class ReplicaBuffers:
-    """Each replica's own buffers. The model holds replica 0's, which the host reads back."""
+class PythonAttributes:
+    """Plain attributes that ``forward`` sets: they have the values of the pass at compilation.
 
-    def __init__(self, model: torch.nn.Module, replicas: int) -> None:
-        self._places: List[Tuple[torch.nn.Module, str]] = [
-            (module, name)
-            for module in model.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None and buffer.is_floating_point()
-        ]
-        first = [module._buffers[name] for module, name in self._places]
-        self._replicas = [first] + [
-            [buffer.clone() for buffer in first if buffer is not None] for _ in range(replicas - 1)
-        ]
+    PopTorch runs ``forward`` once, so that a counter is baked in as it was then, and a list grows
+    once. Here ``forward`` runs for every micro-batch and must find the same.
 
-    def select(self, replica: int) -> None:
-        """Put the replica's buffers into the model."""
-        if len(self._replicas) > 1:
-            for (module, name), buffer in zip(self._places, self._replicas[replica]):
-                module._buffers[name] = buffer
+    Args:
+        model: as it is before the pass.
+    """
 
-    def broadcast(self) -> None:
-        """Give every replica the values of replica 0, as an upload of the weights does."""
-        for buffers in self._replicas[1:]:
-            for mine, first in zip(buffers, self._replicas[0]):
-                if mine is not None and first is not None:
-                    mine.copy_(first)
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._before = [_plain_attributes(module) for module in self._modules]
+        self._changed: List[Tuple[torch.nn.Module, str, Any, Any]] = []
+
+    def captured(self) -> None:
+        """Compare with what the pass left behind."""
+        for module, before in zip(self._modules, self._before):
+            after = _plain_attributes(module)
+            self._changed += [
+                (module, name, before[name], after[name])
+                for name in before
+                if name in after and before[name] != after[name]
+            ]
+        self._before = []
+
+    def restore(self) -> None:
+        """Give changed attributes the values from before the pass; for the next one."""
+        for module, name, before, _ in self._changed:
+            _set_plain(module, name, before)
+
+    def settle(self) -> None:
+        """Give them the values that the pass at compilation left behind."""
+        for module, name, _, after in self._changed:
+            _set_plain(module, name, after)
 
 
-class BufferGuard:
-    """Watches the buffers and parameters of a model while it is captured, and undoes its changes.
+class _Length(int):
+    """Of a list that may grow: its items are not compared."""
 
-    Integer and boolean buffers are constants of the graph: they never change on the device.
+
+def _plain_attributes(module: torch.nn.Module) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "training" or name.startswith("_"):
+            continue
+        if isinstance(value, (bool, int, float, str)) or value is None:
+            found[name] = value
+        elif isinstance(value, list):
+            found[name] = _Length(len(value))
+    return found
+
+
+def _set_plain(module: torch.nn.Module, name: str, value: Any) -> None:
+    if isinstance(value, _Length):
+        del vars(module)[name][value:]
+    else:
+        vars(module)[name] = value
+
+
+class TensorGuard:
+    """Watches the tensors of a model while it is captured, and keeps its constants.
+
+    Integer and boolean tensors are constants of the graph: they never change on the device.
+
+    Args:
+        model: on the device.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
-        self._tensors: Dict[str, torch.Tensor] = {
-            **dict(model.named_parameters()),
-            **dict(model.named_buffers()),
-        }
+        self._tensors = _named_tensors(model)
         self._parameters = {name for name, _ in model.named_parameters()}
-        self._saved = {name: buffer.clone() for name, buffer in model.named_buffers()}
-        self._constants = {
-            name: value for name, value in self._saved.items() if not value.is_floating_point()
-        }
-        self._versions = {name: buffer._version for name, buffer in model.named_buffers()}
+        self._places = {name: tensor.data_ptr() for name, tensor in self._tensors.items()}
+        self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
+        self._constants = [
+            (tensor, read_data(tensor).clone())
+            for tensor in self._tensors.values()
+            if not tensor.is_floating_point()
+        ]
         self._batch_norms = tuple(
             name + "."
             for name, module in model.named_modules()
@@ -126,7 +164,7 @@ class BufferGuard:
         Raises:
             Error: ``forward`` rebound or removed a tensor, or changed a broadcast buffer in place.
         """
-        present = {**dict(self._model.named_parameters()), **dict(self._model.named_buffers())}
+        present = _named_tensors(self._model)
         for name, tensor in self._tensors.items():
             if name.startswith(self._batch_norms):
                 continue
@@ -135,12 +173,14 @@ class BufferGuard:
                 raise Error(
                     f"{kind} {name} is removed from the model when calling the forward method."
                 )
-            if present[name] is not tensor:
+            if present[name] is not tensor or tensor.data_ptr() != self._places[name]:
+                attribute = name.rpartition(".")[2]
                 raise Error(
                     f"{kind} {name} is reassigned within the model when calling the forward "
-                    "method. This is not supported. Consider using self.buffer.copy_(...)."
+                    f"method. This is not supported. Consider using self.{attribute}.copy_(src) "
+                    "to copy data from a source tensor, where src is the name of the source tensor."
                 )
-            changed = name in self._versions and tensor._version != self._versions[name]
+            changed = kind == "Buffer" and tensor._version != self._versions[name]
             if (
                 changed
                 and tensor.is_floating_point()
@@ -153,13 +193,11 @@ class BufferGuard:
                     "buffer broadcasting using poptorch.Options.broadcastBuffers(False)."
                 )
 
-    def restore(self) -> None:
-        """Give every buffer the value it had."""
-        with torch.no_grad():
-            for name, value in self._saved.items():
-                self._tensors[name].copy_(value)
-
     def restore_constants(self) -> None:
-        """Give integer and boolean buffers the values they had."""
-        for name, value in self._constants.items():
-            self._tensors[name].copy_(value)
+        """Give integer and boolean tensors the values they had."""
+        for tensor, value in self._constants:
+            tensor.copy_(value)
+
+
+def _named_tensors(model: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -1,6 +1,6 @@
 """How the CPU computes a model fastest: layout and threads. Numbers change by rounding only."""
 
-from typing import Iterable
+from typing import Iterable, Set
 
 import torch
 from torch import nn
@@ -15,12 +15,9 @@ def suits_channels_last(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
-def use_channels_last(model: nn.Module) -> None:
-    """Store convolution weights channels-last, in place."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            # to(), since contiguous() leaves 1x1 kernels as they are and their kernels slower
-            module.to(memory_format=torch.channels_last)
+def convolution_weights(model: nn.Module) -> Set[int]:
+    """Ids of the tensors to store channels-last: the weights of two-dimensional convolutions."""
+    return {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d)}
 
 
 def as_channels_last(tensor: torch.Tensor) -> torch.Tensor:

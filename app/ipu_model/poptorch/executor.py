@@ -1,33 +1,49 @@
 """Executors: a module wrapped for the device, called like the module itself.
 
 A call's batch is cut into device iterations x accumulation steps x replicas, the replica being the
-fastest index; each device iteration of a training executor ends in one weight update. Host and
-device memory are the same here, so copies between them are no-ops. Source: graphcore/poptorch,
-python/_poplar_executor.py (SDK 3.4).
+fastest index; each device iteration of a training executor ends in one weight update. Source:
+graphcore/poptorch, python/_poplar_executor.py (SDK 3.4).
 """
 
-import contextlib
-import copy
-import warnings
-import weakref
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from datetime import timedelta
+from typing import Any, Callable, List, Mapping, Optional, Tuple, Union
 
 import torch
 
-from app.ipu_model.poptorch import _arguments, optim
+from app.ipu_model.popart import SyntheticDataMode
+from app.ipu_model.poptorch import _arguments, _export, _hooks, _wrapping, optim
+from app.ipu_model.poptorch._anchors import Anchors
 from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments
-from app.ipu_model.poptorch._capture import Capture
+from app.ipu_model.poptorch._backend_options import refuse_unmodelled
 from app.ipu_model.poptorch._executable import Executable
-from app.ipu_model.poptorch._gradients import HostGradients, gradient_reduction
-from app.ipu_model.poptorch._optimizer_settings import OptimizerSettings, settings_of
+from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch._outputs import OutputCollector
-from app.ipu_model.poptorch._updates import DeviceOptimizer
-from app.ipu_model.poptorch.enums import MeanReductionStrategy, OutputMode
-from app.ipu_model.poptorch.errors import Error, backend_error
+from app.ipu_model.poptorch._progress_bar import ProgressBar
+from app.ipu_model.poptorch._run import infer, train
+from app.ipu_model.poptorch._timing import Latency, PerfCounters, Ticks
+from app.ipu_model.poptorch._weight_update import WeightUpdate
+from app.ipu_model.poptorch._wrapping import HostWeights, host_weights_of
+from app.ipu_model.poptorch.enums import ConnectionType, OutputMode
+from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
 
+# options of PopART that change results and are acted upon, here or in the parts this composes
+_MODELLED = (
+    "automaticLossScalingSettings.binEdgeLocation",
+    "automaticLossScalingSettings.enabled",
+    "automaticLossScalingSettings.thresholdUpperCountProportion",
+    "automaticLossScalingSettings.updatePeriod",
+    "disableOptimizerStateTensorStreams",
+    "enableFloatingPointChecks",
+    "enableNonStableSoftmax",  # the same but for overflow, which float32 is far from
+    "enableStableNorm",  # the CPU's norms are stable either way
+    "enableStochasticRounding",
+    "groupNormStridedChannelGrouping",
+    "instrumentWithHardwareCycleCounter",
+    "syntheticDataMode",
+    "updatableNamedBuffers",
+)
 _NO_EXECUTABLE = "Model has not been compiled or has been destroyed."
-_wrapped: "weakref.WeakSet[torch.nn.Module]" = weakref.WeakSet()
 
 
 class PoplarExecutor:
@@ -39,7 +55,7 @@ class PoplarExecutor:
         training: whether a call updates the weights.
         poptorch_version: version the executor reports.
         optimizer: the weight update of a training executor.
-        user_model: the module the caller knows, if ``model`` is a wrapper of it.
+        user_model: the module the caller knows, if ``model`` is a copy of it.
     """
 
     def __init__(
@@ -59,15 +75,18 @@ class PoplarExecutor:
         self._parser = ArgumentParser(model.forward)
         self._executable: Optional[Executable] = None
         self._is_attached = False
-        self._warned_not_contiguous = False
+        self._compilation_time: Optional[timedelta] = None
+        self._counters = PerfCounters()
+        self._anchors: Optional[Anchors] = None
         self._synthetic = torch.Generator()  # of synthetic data: the host's draws stay its own
-        self._optimizer: Optional[torch.optim.Optimizer] = None
-        self._settings: Optional[OptimizerSettings] = None
-        self._device_optimizer: Optional[DeviceOptimizer] = None
+        self._update: Optional[WeightUpdate] = None
+        self._host_weights_version = 0
         if training:
             if optimizer is None:
                 optimizer = optim.SGD(model.parameters(), lr=0.01)
-            self.setOptimizer(optimizer)
+            self._update = WeightUpdate(model, self._options, optimizer)
+            self._host_weights = HostWeights()
+            _wrapping.wrap(self._user_model, self._host_weights)
 
     @staticmethod
     def _own_options(options: Optional[Options], training: bool) -> Options:
@@ -97,7 +116,7 @@ class PoplarExecutor:
         return self._options
 
     def __getattr__(self, attr: str) -> Any:
-        if attr == "_user_model":  # not set yet, as while being copied
+        if attr.startswith("_"):  # not set yet, as while being copied
             raise AttributeError(attr)
         return getattr(self._user_model, attr)
 
@@ -108,21 +127,41 @@ class PoplarExecutor:
             self.copyWeightsToDevice()
         return result
 
+    def copyWeightsToHostIfNeeded(self) -> bool:
+        """Read the weights back if the device has newer ones; returns whether it had."""
+        weights = host_weights_of(self._user_model)
+        return weights.refresh() if weights is not None else False
+
     def copyWeightsToHost(self) -> None:
-        """Read the weights back."""
-        self._require_executable()
+        """Read the weights and buffers back."""
+        executable = self._require_executable()
+        if self._training:
+            self._host_weights.read_back()
+        else:
+            executable.weights.read_back()
 
     def copyWeightsToDevice(self) -> None:
-        """Upload the weights; every replica starts from the host's buffers."""
-        self._require_executable()
-        self._upload()
+        """Upload the host's weights and buffers, to every replica. What the device had and was not
+        read back is lost, as is the state of torch's optimisers, which nobody reads back."""
+        self._require_executable().weights.upload()
+        if self._update is not None:
+            self._update.uploaded()
 
-    def _upload(self) -> None:
-        """What an upload changes where host and device share memory: every replica takes the
-        host's buffers, and torch's optimisers, whose state nobody reads back, lose it."""
-        self._require_executable().buffers.broadcast()
-        if self._device_optimizer is not None and not isinstance(self._optimizer, optim.Optimizer):
-            self._device_optimizer.reset()
+    def copyNamedBuffersToDevice(self) -> None:
+        """Upload the buffers that ``Options.updatableNamedBuffers`` names.
+
+        Raises:
+            Error: not compiled, or the model has no buffer of that name.
+        """
+        executable = self._require_executable()
+        names: List[str] = list(self._options._Popart.value("updatableNamedBuffers"))
+        known = dict(self._model.named_buffers())
+        for name in names:
+            if name not in known:
+                raise Error(
+                    f"updatableNamedBuffers: the model has no buffer {name}; it has {list(known)}."
+                )
+        executable.weights.upload_buffers(names)
 
     # ---- the optimiser
 
@@ -133,82 +172,104 @@ class PoplarExecutor:
             Error: a constant attribute changed after compilation, or the optimiser's kind did.
             AssertionError: an unsupported optimiser.
             AttributeError: the executor does not train.
+            ValueError: its accumulators would need another reduction after compilation.
         """
-        if not self._training:
+        if self._update is None:
             raise AttributeError("setOptimizer() is only available on training executors")
-        settings = settings_of(optimizer)
-        if self._settings is not None and self._device_optimizer is not None:
-            self._settings.check_replaceable_by(settings)
-            self._device_optimizer.settings = settings
-        self._settings = settings
-        if optimizer is self._optimizer:
-            return
-        previous, self._optimizer = self._optimizer, optimizer
-        if isinstance(previous, optim.Optimizer):
-            previous._leave_executor()
-        if isinstance(optimizer, optim.Optimizer) and self.isCompiled():
-            optimizer._executor = weakref.ref(self)
-            self._write_optimizer_state()
-
-    def _build_device_optimizer(self) -> None:
-        assert self._optimizer is not None
-        assert self._settings is not None
-        parameters = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
-        group_of = {
-            id(p): index
-            for index, group in enumerate(self._optimizer.param_groups)
-            for p in group["params"]
-        }
-        for foreign in set(group_of) - {id(p) for p in self._model.parameters()}:
-            raise KeyError(f"optimizer parameter {foreign} does not belong to the model")
-        in_no_group = len(self._optimizer.param_groups)
-        self._device_optimizer = DeviceOptimizer(
-            self._settings, parameters, [group_of.get(id(p), in_no_group) for _, p in parameters]
-        )
-        if isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer._executor = weakref.ref(self)
-            self._write_optimizer_state()
-
-    def _read_optimizer_state(self) -> Tuple[Dict[str, torch.Tensor], Dict[str, torch.Tensor]]:
-        assert self._device_optimizer is not None
-        return self._device_optimizer.named_state(), self._device_optimizer.named_scalars()
-
-    def _write_optimizer_state(self) -> None:
-        optimizer = self._optimizer
-        if not isinstance(optimizer, optim.Optimizer) or optimizer._loaded_state is None:
-            return
-        assert self._settings is not None
-        assert self._device_optimizer is not None
-        settings = settings_of(optimizer)  # the groups were loaded along with the state
-        self._settings.check_replaceable_by(settings)
-        self._settings = self._device_optimizer.settings = settings
-        for name in self._device_optimizer.load_named_state(optimizer._loaded_state):
-            optim.warn_missing_state(name)
-        optimizer._loaded_state = optimizer._loaded_scalars = None
+        self._update.set(optimizer)
 
     # ---- life cycle
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile for these arguments; the first call does it by itself."""
         if self.isCompiled():
-            warnings.warn("The model is already compiled, call destroy() first", stacklevel=2)
+            logger.warning("Call to compile() ignored: the executable is already compiled")
             return
         self._compile(self._bind(args, kwargs))
 
     def _compile(self, arguments: Arguments) -> None:
-        strategy = self._options.Training.meanAccumulationAndReplicationReductionStrategy
-        if strategy == MeanReductionStrategy.PostAndLoss:
-            raise backend_error(
-                "Unsupported value for meanAccumulationAndReplicationReductionStrategy"
-            )
-        if self._settings is not None and self._settings.loss_scaling == 0:
-            raise backend_error("Loss scaling must not be zero")
+        self._check_options()
+        progress = ProgressBar() if self._options._show_compilation_progress_bar else None
+        _hooks.run_before()
+        if progress is not None:
+            progress(0, 1)
         executable = Executable(self._model, self._options, self._training, arguments)
         OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
-        if self._training:
-            self._build_device_optimizer()
+        self._anchors = Anchors(self._options, executable)
+        if self._update is not None:
+            self._update.compile(executable)
+            self._host_weights.device = executable.weights
         self._executable = executable
-        self._is_attached = True
+        self._is_attached = self._options.connection_type != ConnectionType.Never
+        if progress is not None:
+            progress(1, 1)
+            self._compilation_time = progress.compilation_time
+        _hooks.run_after()
+
+    def _check_options(self) -> None:
+        self._options._check()
+        refuse_unmodelled(self._options._Popart.options, _MODELLED)
+        if self._options.Distributed.numProcesses > 1 and not self._options._Popart.value(
+            "cachePath"
+        ):
+            logger.warning(
+                "Use poptorch.Options.enableExecutableCaching() to avoid compiling the model once "
+                "per process"
+            )
+
+    def compileAndExport(
+        self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any
+    ) -> None:
+        """Compile for these arguments and save to a file; see ``save``."""
+        if not self.isCompiled():
+            self._compile(self._bind(args, kwargs))
+        self.save(filename, export_model)
+
+    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
+        """Save the executable.
+
+        Args:
+            filename: the file; in a directory, it is ``model.poptorch``.
+            export_model: also save the model, its options and its optimiser, for ``poptorch.load``.
+            save_rng_state: also save the state of the device's random numbers.
+        """
+        executable = self._require_executable()
+        self.copyWeightsToHostIfNeeded()
+        _export.write(
+            filename,
+            version=self._poptorch_version,
+            arguments=executable.arguments,
+            rng_state=self.rng_state if save_rng_state else None,
+            model=_wrapping.plain_copy(self._user_model) if export_model else None,
+            options=self._options,
+            training=self._training,
+            optimizer=None if self._update is None else self._update.optimizer,
+        )
+
+    def loadExecutable(self, filename: str) -> None:
+        """Load what ``compileAndExport`` or ``save`` wrote, for the same model.
+
+        Raises:
+            Error: the file comes from another version, or the model does not fit it.
+        """
+        saved = _export.read(filename, self._poptorch_version)
+        self._compile(saved.arguments)
+        if saved.rng_state is not None:
+            self.rng_state = saved.rng_state
+
+    def compilationTime(self) -> timedelta:
+        """How long compilation took: measured on this machine.
+
+        Raises:
+            Error: not compiled, or without the progress bar, which takes the time.
+        """
+        self._require_executable()
+        if self._compilation_time is None:
+            raise Error(
+                "Compilation time is only measured with "
+                "poptorch.Options().showCompilationProgressBar(True)."
+            )
+        return self._compilation_time
 
     def isCompiled(self) -> bool:
         """Whether there is an executable."""
@@ -219,31 +280,46 @@ class PoplarExecutor:
         return self._is_attached
 
     def attachToDevice(self) -> None:
-        """Take the IPUs and upload weights and optimiser state."""
+        """Take the IPUs and upload weights and optimiser state.
+
+        Raises:
+            Error: not compiled, or attached already.
+            AssertionError: compiled for an offline target.
+        """
         self._require_executable()
+        assert self._options.connection_type != ConnectionType.Never, (
+            "Trying to attach to an offline device (ConnectionType.Never)"
+        )
         if self._is_attached:
             raise Error("Device is already attached")
-        self._upload()
         self._is_attached = True
+        self.copyWeightsToDevice()
 
     def detachFromDevice(self) -> None:
-        """Read everything back and give the IPUs up."""
+        """Read everything back and give the IPUs up.
+
+        Raises:
+            Error: not compiled, or not attached.
+        """
         self._require_executable()
+        if self._training:
+            self.copyWeightsToHostIfNeeded()
         if not self._is_attached:
             raise Error("Device is not attached")
         self._is_attached = False
 
     def destroy(self) -> None:
-        """Drop the executable and unwrap the model."""
+        """Read everything back, drop the executable and unwrap the model."""
         if not self.isCompiled():
             return
-        if isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer._leave_executor()
+        if self._update is not None:
+            self._update.leave()
+            self.copyWeightsToHostIfNeeded()
+            self._host_weights.device = None
+            _wrapping.unwrap(self._user_model)
         self._executable = None
-        self._device_optimizer = None
+        self._anchors = None
         self._is_attached = False
-        if self._training:
-            _wrapped.discard(self._user_model)
 
     def _require_executable(self) -> Executable:
         if self._executable is None:
@@ -269,8 +345,13 @@ class PoplarExecutor:
 
         Raises:
             Error: a difference from the arguments compiled for, or a fault found at compilation.
-            AssertionError: arguments ``forward`` does not take, or a batch that cannot be cut.
+            AssertionError: arguments ``forward`` does not take, a batch that cannot be cut, or an
+                offline target.
         """
+        assert self._options.connection_type != ConnectionType.Never, (
+            "Trying to run a model on an offline device (ConnectionType.Never): use "
+            "model.compile(inputs) instead of model(inputs)"
+        )
         arguments = self._bind(args, kwargs)
         if self._executable is None:
             self._compile(arguments)
@@ -278,85 +359,99 @@ class PoplarExecutor:
         _arguments.check_same(executable.arguments, arguments)
         if not self._is_attached:
             self.attachToDevice()
-        collector = OutputCollector(self._options, executable.accumulation)
-        with self._device_context(executable):
-            if self._training:
-                self._train(executable, arguments, collector)
-            else:
-                self._infer(executable, arguments, collector)
+        collector = OutputCollector(self._options, executable.accumulation, executable.output)
+        self._counters.start()
+        assert self._anchors is not None
+        if self._update is not None:
+            train(executable, arguments, self._options, self._update, collector, self._counters,
+                  self._anchors)  # fmt: skip
+            executable.weights.is_newer = True
+        else:
+            self._follow_training()
+            infer(executable, arguments, self._options, collector, self._counters, self._anchors)
+        self._counters.count(len(arguments.tensors()), executable.outputs)
         return collector.result()
 
+    def _follow_training(self) -> None:
+        """Upload the weights if a training executor of the same model has changed them."""
+        weights = host_weights_of(self._user_model)
+        if weights is None:
+            return
+        weights.refresh()
+        if self._host_weights_version != weights.version:
+            self.copyWeightsToDevice()
+            self._host_weights_version = weights.version
+
     def _bind(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-        arguments = self._parser.bind(args, kwargs)
-        if any(not tensor.is_contiguous() for tensor in arguments.tensors()):
-            if not self._warned_not_contiguous:
-                warnings.warn("At least one input tensor is not contiguous: non-contiguous tensors "
-                              "will be converted.", stacklevel=3)  # fmt: skip
-            self._warned_not_contiguous = True
-        return arguments.map_tensors(self._to_device)
+        return self._parser.bind(args, kwargs).map_tensors(self._to_device)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        tensor = tensor.detach().contiguous()
-        if self._options.synthetic_data:
+        mode = SyntheticDataMode(self._options._Popart.value("syntheticDataMode"))
+        if mode is not SyntheticDataMode.Off:
             tensor = torch.zeros_like(tensor)
-            if tensor.is_floating_point():
-                tensor.normal_(generator=self._synthetic)
-        return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+            if mode is not SyntheticDataMode.Zeros and tensor.is_floating_point():
+                if mode is SyntheticDataMode.RandomNormal:
+                    tensor.normal_(generator=self._synthetic)
+                else:
+                    tensor.uniform_(generator=self._synthetic)
+        return tensor
 
-    @contextlib.contextmanager
-    def _device_context(self, executable: Executable) -> Iterator[None]:
-        grad = torch.set_grad_enabled(self._training)
-        with executable.modes, executable.random, executable.threads, grad:
-            try:
-                yield
-            finally:
-                executable.buffers.select(0)
-                executable.guard.restore_constants()
+    # ---- what happened
 
-    def _forward(
-        self, executable: Executable, arguments: Arguments, index: int, replica: int
-    ) -> Tuple[Any, Capture]:
-        executable.random.next_micro_batch(replica, executable.replicas)
-        executable.buffers.select(replica)
-        executable.guard.restore_constants()
-        part = executable.micro_batch(arguments, index)
-        with Capture(self._training) as capture:
-            output = self._model(*part.positional, **part.named)
-        if executable.channels_last:
-            executable.write_back(arguments, index, part)
-        return output, capture
+    def getTensorNames(self) -> List[str]:
+        """Names that ``Options.anchorTensor`` knows in this model.
 
-    def _train(
-        self, executable: Executable, arguments: Arguments, collector: OutputCollector
-    ) -> None:
-        device_optimizer, settings = self._device_optimizer, self._settings
-        assert device_optimizer is not None
-        assert settings is not None
-        reduction = gradient_reduction(self._options, device_optimizer.parameters)
-        factor = reduction.factor(settings.loss_scaling)
-        index = 0
-        with HostGradients(device_optimizer.parameters):
-            for iteration in range(self._options.device_iterations):
-                for step in range(executable.accumulation):
-                    for replica in range(executable.replicas):
-                        output, capture = self._forward(executable, arguments, index, replica)
-                        loss = capture.losses[executable.loss_index]
-                        loss.backward(torch.full_like(loss, settings.loss_scaling))
-                        capture.correct_running_variances()
-                        reduction.take(replica, step)
-                        collector.take(iteration, step, replica, output)
-                        index += 1
-                device_optimizer.step(reduction.reduce(), factor)
+        Raises:
+            AssertionError: not compiled.
+        """
+        assert self._anchors is not None, "Model must be compiled before calling getTensorNames"
+        return self._anchors.names()
 
-    def _infer(
-        self, executable: Executable, arguments: Arguments, collector: OutputCollector
-    ) -> None:
-        index = 0
-        for iteration in range(self._options.device_iterations):
-            for replica in range(executable.replicas):
-                output, _ = self._forward(executable, arguments, index, replica)
-                collector.take(iteration, 0, replica, output)
-                index += 1
+    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
+        """An anchored tensor of the last call, gathered as the output mode says.
+
+        Raises:
+            AssertionError: no such anchor, or no call yet.
+        """
+        found = self._anchors.results if self._anchors is not None else {}
+        assert short_name in found, f"No tensor with name {short_name} found."
+        return found[short_name]
+
+    def cycleCount(self) -> int:
+        """Cycles of the last call.
+
+        Raises:
+            Error: always, as on Graphcore's IPU Model: only hardware counts cycles.
+        """
+        if not self._options._Popart.value("instrumentWithHardwareCycleCounter"):
+            raise Error(
+                "Cycle count logging is disabled. Please set option logCycleCount to True to "
+                "enable."
+            )
+        if not self.isCompiled():
+            raise Error("Please run the model at least once before obtaining cycle count.")
+        raise Error("Cycle count logging is only supported on actual IPU hardware.")
+
+    def getPerfCounters(self) -> Ticks:
+        """Times of the last call's transfers, in seconds: event -> tensor -> tick. They are
+        measured on this machine's CPU."""
+        return self._counters.as_dict()
+
+    def getHostIpuLatency(self) -> Latency:
+        """(min, max, mean) seconds from the first input requested to the last one there."""
+        return self._counters.latency("input", min, "input_complete", max)
+
+    def getComputeLatency(self) -> Latency:
+        """(min, max, mean) seconds from the last input there to the last output available."""
+        return self._counters.latency("input_complete", max, "output", max)
+
+    def getIpuHostLatency(self) -> Latency:
+        """(min, max, mean) seconds from the first output available to the last one there."""
+        return self._counters.latency("output", min, "output_complete", max)
+
+    def getLatency(self) -> Latency:
+        """(min, max, mean) seconds from the first input requested to the last output there."""
+        return self._counters.latency("input", min, "output_complete", max)
 
 
 ModelOrExecutor = Union[torch.nn.Module, PoplarExecutor]
@@ -381,15 +476,14 @@ def trainingModel(
     """
     _check_options(options)
     module = model.model if isinstance(model, PoplarExecutor) else model
-    if module in _wrapped:
+    if host_weights_of(module) is not None:
         raise RuntimeError(
             "Model has already been wrapped in 'poptorch.trainingModel'. Call model.destroy() on "
             "the model to unwrap before wrapping again."
         )
     # the copy has its own training flag and shares everything below it
-    executor = PoplarExecutor(copy.copy(module), options, True, VERSION, optimizer, module)
-    _wrapped.add(module)
-    return executor
+    twin = _wrapping.plain_copy(module)
+    return PoplarExecutor(twin, options, True, VERSION, optimizer, module)
 
 
 def inferenceModel(model: ModelOrExecutor, options: Optional[Options] = None) -> PoplarExecutor:
@@ -400,10 +494,43 @@ def inferenceModel(model: ModelOrExecutor, options: Optional[Options] = None) ->
     """
     _check_options(options)
     module = model.model if isinstance(model, PoplarExecutor) else model
-    return PoplarExecutor(copy.copy(module), options, False, VERSION, None, module)
+    return PoplarExecutor(_wrapping.plain_copy(module), options, False, VERSION, None, module)
 
 
 def _check_options(options: Any) -> None:
     if options is not None and not isinstance(options, Options):
         raise Error("Invalid type for 'options': expected poptorch.Options, got "
                     f"{type(options).__name__}")  # fmt: skip
+
+
+def load(filename: str, edit_opts_fn: Optional[Callable[[Options], Any]] = None) -> PoplarExecutor:
+    """Restore an executor, its model and its optimiser from a file.
+
+    Args:
+        filename: written by ``compileAndExport`` or ``save`` with ``export_model=True``.
+        edit_opts_fn: changes the options before they are used; of effect are those of the run
+            time, since the executable is compiled.
+
+    Raises:
+        Error: the file holds no model, or comes from another version.
+    """
+    saved = _export.read(filename, VERSION)
+    if saved.model is None or saved.options is None:
+        raise Error(
+            f"{filename}: the model was not exported; export it with export_model=True, or wrap "
+            "the model and call loadExecutable."
+        )
+    # what was compiled offline is loaded to be run
+    if saved.options.connection_type == ConnectionType.Never:
+        saved.options.deleteIfExists("ipu_version")
+        saved.options.connectionType(ConnectionType.Always)
+    if edit_opts_fn is not None:
+        edit_opts_fn(saved.options)
+    if saved.training:
+        executor = trainingModel(saved.model, saved.options, saved.optimizer)
+    else:
+        executor = inferenceModel(saved.model, saved.options)
+    executor._compile(saved.arguments)
+    if saved.rng_state is not None:
+        executor.rng_state = saved.rng_state
+    return executor

@@ -1,0 +1,136 @@
+"""Executables on disk: what comes back, and what is refused."""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.ipu_model import poptorch
+
+X = torch.arange(8.0).reshape(4, 2)
+
+
+class Net(nn.Module):
+    """A small model with a dropout, a tied weight and a choice of activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.layers = nn.Sequential(OrderedDict(a=nn.Linear(2, 2), drop=nn.Dropout(0.5)))
+        self.tied = self.layers.a
+        self.activation = torch.nn.functional.relu
+        self.register_buffer("scale", torch.tensor([2.0]))
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.activation(self.tied(self.layers(x))) * self.scale
+        return poptorch.identity_loss(y, "mean")
+
+
+def options() -> poptorch.Options:
+    return poptorch.Options().deviceIterations(2).randomSeed(9)
+
+
+def training() -> poptorch.PoplarExecutor:
+    model = Net()
+    optimizer = poptorch.optim.Adam(model.parameters(), lr=0.1)
+    return poptorch.trainingModel(model, options(), optimizer)
+
+
+def test_a_training_model_comes_back_and_goes_on(tmp_path: Path) -> None:
+    path = str(tmp_path / "new" / "model.poptorch")
+    original = training()
+    original.compileAndExport(path, X)
+    loaded = poptorch.load(path)
+    assert loaded.isCompiled()
+    assert loaded.options.device_iterations == 2
+    assert loaded.model.tied is loaded.model.layers.a
+    for _ in range(3):
+        assert torch.equal(loaded(X), original(X))
+    for mine, theirs in zip(loaded.model.parameters(), original.model.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_random_state_is_saved_unless_it_is_not_wanted(tmp_path: Path) -> None:
+    original = training()
+    original(X)
+    original.save(str(tmp_path / "with"))
+    original.save(str(tmp_path / "without"), save_rng_state=False)
+    assert poptorch.load(str(tmp_path / "with")).rng_state == original.rng_state
+    assert poptorch.load(str(tmp_path / "without")).rng_state != original.rng_state
+
+
+def test_an_inference_model_comes_back(tmp_path: Path) -> None:
+    original = poptorch.inferenceModel(Net().eval(), options())
+    original.compileAndExport(str(tmp_path), X)
+    assert (tmp_path / "model.poptorch").exists()
+    loaded = poptorch.load(str(tmp_path / "model.poptorch"))
+    assert torch.equal(loaded(X), original(X))
+
+
+def test_options_can_be_edited_while_loading(tmp_path: Path) -> None:
+    path = str(tmp_path / "m.poptorch")
+    poptorch.inferenceModel(Net().eval()).compileAndExport(path, X)
+    loaded = poptorch.load(path, lambda opts: opts.randomSeed(42))
+    assert loaded.options.random_seed == 42
+
+
+def test_an_executable_alone_needs_the_model(tmp_path: Path) -> None:
+    path = str(tmp_path / "m.poptorch")
+    original = poptorch.inferenceModel(Net().eval(), options())
+    original.compileAndExport(path, X, export_model=False)
+    with pytest.raises(poptorch.Error, match="export_model=True"):
+        poptorch.load(path)
+    again = poptorch.inferenceModel(Net().eval(), options())
+    again.loadExecutable(path)
+    assert again.isCompiled()
+    assert torch.equal(again(X), original(X))
+
+
+def test_saving_needs_an_executable(tmp_path: Path) -> None:
+    with pytest.raises(poptorch.Error, match="Model has not been compiled"):
+        training().save(str(tmp_path / "m"))
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.poptorch"
+    poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "version": "3.3.0"}, path)
+    with pytest.raises(poptorch.Error, match=r"saved by 3\.3\.0, this is 3\.4\.0"):
+        poptorch.load(str(path))
+
+
+class Attack:
+    ran = False
+
+    def __reduce__(self) -> Any:
+        return (exec, ("import tests.ipu_model.test_export as t; t.Attack.ran = True",))
+
+
+def test_a_strangers_file_runs_no_code(tmp_path: Path) -> None:
+    whole, inside = tmp_path / "whole", tmp_path / "inside"
+    whole.write_bytes(pickle.dumps(Attack()))
+    poptorch.inferenceModel(Net().eval()).compileAndExport(str(inside), X)
+    content = torch.load(inside, weights_only=False)
+    content["objects"] = torch.frombuffer(bytearray(pickle.dumps(Attack())), dtype=torch.uint8)
+    torch.save(content, inside)
+    with pytest.raises(poptorch.Error, match="not an executable of the IPU Model"):
+        poptorch.load(str(whole))
+    with pytest.raises(poptorch.Error, match=r"builtins\.exec is neither a module nor a plain"):
+        poptorch.load(str(inside))
+    assert not Attack.ran
+
+
+def test_a_class_that_was_not_imported_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)
+    content = torch.load(path, weights_only=False)
+    renamed = bytes(content["objects"].numpy()).replace(b"test_export", b"test_expory")
+    content["objects"] = torch.frombuffer(bytearray(renamed), dtype=torch.uint8)
+    torch.save(content, path)
+    with pytest.raises(poptorch.Error, match=r"import tests\.ipu_model\.test_expory before"):
+        poptorch.load(str(path))
