@@ -1,0 +1,3 @@
+from app.ipu_model import aliases
+
+aliases.give_place(__name__)
