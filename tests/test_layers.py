@@ -25,6 +25,15 @@ BELOW_THE_TORCH_LINE = (
     "app.ipu_model.collectives",
     "app.ipu_model.report",
 )
+FRONT_END = "app.ipu_model.poptorch"
+# the parts of the front end, each on top of those before it
+FRONT_END_PARTS = (
+    ("_options", ("enums", "errors", "_logging")),
+    ("_data", ("options",)),
+    ("_graph", ("_options", "ops")),
+    ("_optimizers", ("optim",)),
+    ("_device", ()),
+)
 MAY_IMPORT = {
     "app.errors": (),
     "app.backend": ("app.errors",),
@@ -43,6 +52,11 @@ MAY_IMPORT = {
         "app.training",
     ),
 }
+
+_below: List[str] = []
+for _part, _beside in FRONT_END_PARTS:
+    _below += [f"{FRONT_END}.{name}" for name in (_part, *_beside)]
+    MAY_IMPORT[f"{FRONT_END}.{_part}"] = ("app.ipu_model.popart", *_below)
 
 
 def _is_in(module: str, part: str) -> bool:

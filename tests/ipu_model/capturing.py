@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._capture import Capture
-from app.ipu_model.poptorch._graph_rules import DeviceTensors, Event, GraphRecorder
+from app.ipu_model.poptorch._graph.capture import Capture
+from app.ipu_model.poptorch._graph.rules import DeviceTensors, Event, GraphRecorder
 
 
 class Function(nn.Module):

@@ -166,7 +166,7 @@ def test_values_of_setters_do_not_exist_before_the_setter_was_called(name: Publi
 @of_kind("environment")
 def test_environment_variables_that_count_are_read(name: PublicName) -> None:
     if VERDICTS[name.full].kind == "same":
-        code = "".join(path.read_text(encoding="utf-8") for path in SOURCES.glob("pop*/*.py"))
+        code = "".join(path.read_text(encoding="utf-8") for path in SOURCES.glob("pop*/**/*.py"))
         assert f'"{name.name}"' in code, f"nothing reads {name.name}"
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments
-from app.ipu_model.poptorch._batching import Batching
-from app.ipu_model.poptorch._outputs import OutputCollector
+from app.ipu_model.poptorch._data.arguments import ArgumentParser, Arguments
+from app.ipu_model.poptorch._data.batching import Batching
+from app.ipu_model.poptorch._data.outputs import OutputCollector
 from app.ipu_model.poptorch.enums import CommGroupType, OutputMode
 
 SIZES = st.integers(1, 3)

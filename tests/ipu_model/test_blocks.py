@@ -17,7 +17,7 @@ from app.ipu_model.poptorch import (
     ShardedExecution,
     Stage,
 )
-from app.ipu_model.poptorch._graph_rules import BlockEnd, BlockStart, Event
+from app.ipu_model.poptorch._graph.rules import BlockEnd, BlockStart, Event
 from tests.ipu_model.capturing import events_of
 
 Placed = Tuple[Optional[str], Optional[int]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._clipping import clip_factor, global_norm
+from app.ipu_model.poptorch._optimizers.clipping import clip_factor, global_norm
 from tests.ipu_model.optim_reference import (
     MEAN_POST,
     MEAN_RUNNING,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from app.ipu_model import poptorch
 from app.ipu_model.poptorch import AsynchronousDataAccessor, DataLoader, DataLoaderMode
-from app.ipu_model.poptorch._structure import ICustomArgParser, registerCustomArgParser
+from app.ipu_model.poptorch._data.structure import ICustomArgParser, registerCustomArgParser
 from tests.ipu_model.test_dataloader import Numbers, Stream, options_for
 from tests.ipu_model.test_dataloader_async import AHEAD, FAILED, loader_of
 

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from app.ipu_model import poptorch
 from app.ipu_model.poptorch import DataLoader, DataLoaderMode
-from app.ipu_model.poptorch._partition import Partition
+from app.ipu_model.poptorch._data.partition import Partition
 from tests.ipu_model.test_dataloader import Numbers, Stream, epochs, options_for
 
 SIZES = {

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._gradients import (
+from app.ipu_model.poptorch._optimizers.gradients import (
     AccumulatedGradients,
     Processes,
     SummedGradients,
     gradient_reduction,
 )
-from app.ipu_model.poptorch._optimizer_settings import choose_reduction_strategy
-from app.ipu_model.poptorch._rounding import HALF_MAX, HalfRounding
+from app.ipu_model.poptorch._optimizers.rounding import HALF_MAX, HalfRounding
+from app.ipu_model.poptorch._optimizers.settings import choose_reduction_strategy
 from tests.ipu_model.optim_reference import MEAN_POST, MEAN_RUNNING, SUM, Batching
 
 HALF, FULL = torch.float16, torch.float32

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._half import HalfArithmetic
+from app.ipu_model.poptorch._graph.half import HalfArithmetic
 
 
 def rounded(x: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._loss_scaling import LossScaler, is_automatic
-from app.ipu_model.poptorch._optimizer_settings import settings_of
+from app.ipu_model.poptorch._optimizers.loss_scaling import LossScaler, is_automatic
+from app.ipu_model.poptorch._optimizers.settings import settings_of
 
 PREFIX = "automaticLossScalingSettings."
 HALF = [nn.Parameter(torch.zeros(4, dtype=torch.float16))]

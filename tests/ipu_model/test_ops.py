@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._graph_rules import Annotation, Operation
+from app.ipu_model.poptorch._graph.rules import Annotation, Operation
 from app.ipu_model.poptorch.enums import MatMulSerializationMode, OverlapMode
 from tests.ipu_model.capturing import events_of, run_on_device
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._capture import Capture
-from app.ipu_model.poptorch._graph_rules import Annotation, DeviceTensors, Event, GraphRecorder
-from app.ipu_model.poptorch._overlap import check_overlap
+from app.ipu_model.poptorch._graph.capture import Capture
+from app.ipu_model.poptorch._graph.overlap import check_overlap
+from app.ipu_model.poptorch._graph.rules import Annotation, DeviceTensors, Event, GraphRecorder
 from app.ipu_model.poptorch.enums import OutputMode, OverlapMode
 
 LOOP, NONE = OverlapMode.OverlapAccumulationLoop, OverlapMode.NoOverlap

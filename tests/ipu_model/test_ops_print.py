@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._tensor_text import TextFormat, tensor_text
+from app.ipu_model.poptorch._graph.tensor_text import TextFormat, tensor_text
 from tests.ipu_model.capturing import run_on_device
 
 X = torch.tensor([[1.4962566, 1.7682219], [1.0884774, 1.1320305]])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from app.ipu_model import poptorch
 from app.ipu_model.poptorch import Attribute, MultiConv, NameScope
-from app.ipu_model.poptorch._graph_rules import Annotation
+from app.ipu_model.poptorch._graph.rules import Annotation
 from app.ipu_model.poptorch.enums import MultiConvPlanType
 from tests.ipu_model.capturing import events_of
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._graph_rules import Annotation
-from app.ipu_model.poptorch._torch_ops import _OPERATIONS
+from app.ipu_model.poptorch._graph.rules import Annotation
+from app.ipu_model.poptorch._graph.torch_ops import _OPERATIONS
 from tests.ipu_model.capturing import events_of, run_on_device
 
 X = torch.tensor([1.0, -2.0, 3.0])

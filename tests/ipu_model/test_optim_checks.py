@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._attribute_tracker import AttributeTracker
-from app.ipu_model.poptorch._optimizer_settings import settings_of
+from app.ipu_model.poptorch._optimizers.attribute_tracker import AttributeTracker
+from app.ipu_model.poptorch._optimizers.settings import settings_of
 from tests.ipu_model.optim_reference import Batching, Net, call_data, compiled
 
 KINDS = ["SGD", "Adam", "AdamW", "RMSprop", "LAMB"]

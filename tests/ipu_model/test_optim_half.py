@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._gradients import ONE_PROCESS, Processes
-from app.ipu_model.poptorch._optimizer_settings import settings_of
-from app.ipu_model.poptorch._rounding import NEAREST, HalfRounding
-from app.ipu_model.poptorch._updates import DeviceOptimizer
+from app.ipu_model.poptorch._optimizers.gradients import ONE_PROCESS, Processes
+from app.ipu_model.poptorch._optimizers.rounding import NEAREST, HalfRounding
+from app.ipu_model.poptorch._optimizers.settings import settings_of
+from app.ipu_model.poptorch._optimizers.updates import DeviceOptimizer
 from tests.ipu_model.optim_reference import MEAN_POST, SUM, Batching
 
 HALF, FULL = torch.float16, torch.float32

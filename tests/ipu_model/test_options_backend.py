@@ -10,9 +10,9 @@ import torch
 from app import ipu_model
 from app.ipu_model import popart, poptorch
 from app.ipu_model.poptorch import Options, OutputMode
-from app.ipu_model.poptorch._backend_keys import CHANGES_RESULTS, KINDS, RANGES
-from app.ipu_model.poptorch._backend_options import refuse_unmodelled, validate
-from app.ipu_model.poptorch._progress_bar import ProgressBar
+from app.ipu_model.poptorch._options.backend import refuse_unmodelled, validate
+from app.ipu_model.poptorch._options.backend_keys import CHANGES_RESULTS, KINDS, RANGES
+from app.ipu_model.poptorch._options.progress_bar import ProgressBar
 from app.ipu_model.poptorch.enums import MeanReductionStrategy
 from app.ipu_model.poptorch.options import TensorLocationSettings
 

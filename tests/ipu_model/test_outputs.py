@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from app.ipu_model import poptorch
 from app.ipu_model.poptorch import OutputMode
-from app.ipu_model.poptorch._outputs import CompiledOutput, OutputCollector
+from app.ipu_model.poptorch._data.outputs import CompiledOutput, OutputCollector
 
 SAMPLES = 2  # per micro-batch
 

@@ -14,14 +14,14 @@ from app.ipu_model.poptorch import (
     ShardedExecution,
     Stage,
 )
-from app.ipu_model.poptorch._graph_rules import (
+from app.ipu_model.poptorch._graph.placement import Placement
+from app.ipu_model.poptorch._graph.rules import (
     Annotation,
     BlockEnd,
     BlockStart,
     Event,
     Operation,
 )
-from app.ipu_model.poptorch._placement import Placement
 
 OP = Operation(frozenset())
 

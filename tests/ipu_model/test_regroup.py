@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ipu_model.poptorch._regroup import groups_of_batches, groups_of_samples
+from app.ipu_model.poptorch._data.regroup import groups_of_batches, groups_of_samples
 
 
 @given(st.lists(st.integers(1, 6), max_size=8), st.integers(1, 7), st.booleans())

@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.ipu_model.poptorch._rounding import HALF_MAX, HalfRounding, Stored, round_to_half
+from app.ipu_model.poptorch._optimizers.rounding import (
+    HALF_MAX,
+    HalfRounding,
+    Stored,
+    round_to_half,
+)
 
 ALL_FINITE_HALVES = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
 ALL_FINITE_HALVES = ALL_FINITE_HALVES.view(torch.float16)

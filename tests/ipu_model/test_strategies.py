@@ -17,7 +17,7 @@ from app.ipu_model.poptorch import (
     ShardedExecution,
     Stage,
 )
-from app.ipu_model.poptorch._strategies import Location
+from app.ipu_model.poptorch._options.strategies import Location
 from app.ipu_model.poptorch.enums import Liveness
 
 Started = List[Tuple[str, Optional[int]]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from app.ipu_model import poptorch
-from app.ipu_model.poptorch._structure import (
+from app.ipu_model.poptorch._data.structure import (
     ICustomArgParser,
     map_tensors,
     registerCustomArgParser,

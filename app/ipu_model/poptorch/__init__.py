@@ -4,20 +4,26 @@ Programs of this repository say ``from app.sdk import poptorch``. A name that is
 modelled and raises ``AttributeError``.
 """
 
-from app.ipu_model.poptorch import _torch_ops as _torch_ops
+import app.ipu_model.poptorch._graph.torch_ops  # noqa: F401 - defines torch.ops.poptorch
 from app.ipu_model.poptorch import errors as poptorch_core
 from app.ipu_model.poptorch import executor, optim, profiling, testing
-from app.ipu_model.poptorch._capture import isRunningOnIpu
-from app.ipu_model.poptorch._control_flow import CPU, cond, for_loop
-from app.ipu_model.poptorch._device_names import accessAttributes, getIpuTensorId
+from app.ipu_model.poptorch._data.structure import (
+    ICustomArgParser,
+    registerCustomArgParser,
+    registerGeometricCustomArgParsers,
+)
+from app.ipu_model.poptorch._device.hooks import registerPostCompileHook, registerPreCompileHook
+from app.ipu_model.poptorch._graph.capture import isRunningOnIpu
+from app.ipu_model.poptorch._graph.control_flow import CPU, cond, for_loop
+from app.ipu_model.poptorch._graph.device_names import accessAttributes, getIpuTensorId
+from app.ipu_model.poptorch._graph.overlap import set_overlap_for_input, set_overlap_for_output
+from app.ipu_model.poptorch._graph.points import fps, nearest
+from app.ipu_model.poptorch._graph.printing import module_repr, print
+from app.ipu_model.poptorch._graph.scopes import Attribute, MultiConv, NameScope
+from app.ipu_model.poptorch._graph.tensor_text import ipu_print_tensor
 from app.ipu_model.poptorch._hardware import ipuHardwareIsAvailable, ipuHardwareVersion
-from app.ipu_model.poptorch._hooks import registerPostCompileHook, registerPreCompileHook
 from app.ipu_model.poptorch._logging import setLogLevel
-from app.ipu_model.poptorch._overlap import set_overlap_for_input, set_overlap_for_output
-from app.ipu_model.poptorch._points import fps, nearest
-from app.ipu_model.poptorch._printing import module_repr, print
-from app.ipu_model.poptorch._scopes import Attribute, MultiConv, NameScope
-from app.ipu_model.poptorch._strategies import (
+from app.ipu_model.poptorch._options.strategies import (
     ParallelPhasedExecution,
     Phase,
     PipelinedExecution,
@@ -25,13 +31,7 @@ from app.ipu_model.poptorch._strategies import (
     ShardedExecution,
     Stage,
 )
-from app.ipu_model.poptorch._structure import (
-    ICustomArgParser,
-    registerCustomArgParser,
-    registerGeometricCustomArgParsers,
-)
-from app.ipu_model.poptorch._tensor_locations import TensorLocationSettings
-from app.ipu_model.poptorch._tensor_text import ipu_print_tensor
+from app.ipu_model.poptorch._options.tensor_locations import TensorLocationSettings
 from app.ipu_model.poptorch.blocks import (
     BeginBlock,
     Block,

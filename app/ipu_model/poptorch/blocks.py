@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, Optional, TypeVar
 
 import torch
 
-from app.ipu_model.poptorch._capture import Capture, active_capture
+from app.ipu_model.poptorch._graph.capture import Capture, active_capture
 from app.ipu_model.poptorch.errors import Error
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -8,16 +8,16 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Union
 import torch
 from torch.utils.data import IterableDataset, Sampler
 
-from app.ipu_model.poptorch._async_loader import BackgroundLoader, as_loader
-from app.ipu_model.poptorch._logging import logger
-from app.ipu_model.poptorch._partition import (
+from app.ipu_model.poptorch._data.async_loader import BackgroundLoader, as_loader
+from app.ipu_model.poptorch._data.partition import (
     announce_short_batch,
     check_stream,
     micro_batches_per_batch,
     partition_of,
 )
-from app.ipu_model.poptorch._regroup import groups_of_batches, groups_of_samples
-from app.ipu_model.poptorch._structure import custom_parser
+from app.ipu_model.poptorch._data.regroup import groups_of_batches, groups_of_samples
+from app.ipu_model.poptorch._data.structure import custom_parser
+from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch.enums import DataLoaderMode, SharingStrategy
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options

@@ -11,18 +11,19 @@ from typing import Any, Callable, List, Mapping, Optional, Tuple, Union
 import torch
 
 from app.ipu_model.popart import SyntheticDataMode
-from app.ipu_model.poptorch import _arguments, _export, _hooks, _wrapping, optim
-from app.ipu_model.poptorch._anchors import Anchors
-from app.ipu_model.poptorch._arguments import ArgumentParser, Arguments
-from app.ipu_model.poptorch._backend_options import refuse_unmodelled
-from app.ipu_model.poptorch._executable import Executable
+from app.ipu_model.poptorch import optim
+from app.ipu_model.poptorch._data.arguments import ArgumentParser, Arguments, check_same
+from app.ipu_model.poptorch._data.outputs import OutputCollector
+from app.ipu_model.poptorch._device import export, hooks, wrapping
+from app.ipu_model.poptorch._device.anchors import Anchors
+from app.ipu_model.poptorch._device.executable import Executable
+from app.ipu_model.poptorch._device.run import infer, train
+from app.ipu_model.poptorch._device.timing import Latency, PerfCounters, Ticks
+from app.ipu_model.poptorch._device.weight_update import WeightUpdate
+from app.ipu_model.poptorch._device.wrapping import HostWeights, host_weights_of
 from app.ipu_model.poptorch._logging import logger
-from app.ipu_model.poptorch._outputs import OutputCollector
-from app.ipu_model.poptorch._progress_bar import ProgressBar
-from app.ipu_model.poptorch._run import infer, train
-from app.ipu_model.poptorch._timing import Latency, PerfCounters, Ticks
-from app.ipu_model.poptorch._weight_update import WeightUpdate
-from app.ipu_model.poptorch._wrapping import HostWeights, host_weights_of
+from app.ipu_model.poptorch._options.backend import refuse_unmodelled
+from app.ipu_model.poptorch._options.progress_bar import ProgressBar
 from app.ipu_model.poptorch.enums import ConnectionType, OutputMode
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
@@ -86,7 +87,7 @@ class PoplarExecutor:
                 optimizer = optim.SGD(model.parameters(), lr=0.01)
             self._update = WeightUpdate(model, self._options, optimizer)
             self._host_weights = HostWeights()
-            _wrapping.wrap(self._user_model, self._host_weights)
+            wrapping.wrap(self._user_model, self._host_weights)
 
     @staticmethod
     def _own_options(options: Optional[Options], training: bool) -> Options:
@@ -190,7 +191,7 @@ class PoplarExecutor:
     def _compile(self, arguments: Arguments) -> None:
         self._check_options()
         progress = ProgressBar() if self._options._show_compilation_progress_bar else None
-        _hooks.run_before()
+        hooks.run_before()
         if progress is not None:
             progress(0, 1)
         executable = Executable(self._model, self._options, self._training, arguments)
@@ -204,7 +205,7 @@ class PoplarExecutor:
         if progress is not None:
             progress(1, 1)
             self._compilation_time = progress.compilation_time
-        _hooks.run_after()
+        hooks.run_after()
 
     def _check_options(self) -> None:
         self._options._check()
@@ -235,12 +236,12 @@ class PoplarExecutor:
         """
         executable = self._require_executable()
         self.copyWeightsToHostIfNeeded()
-        _export.write(
+        export.write(
             filename,
             version=self._poptorch_version,
             arguments=executable.arguments,
             rng_state=self.rng_state if save_rng_state else None,
-            model=_wrapping.plain_copy(self._user_model) if export_model else None,
+            model=wrapping.plain_copy(self._user_model) if export_model else None,
             options=self._options,
             training=self._training,
             optimizer=None if self._update is None else self._update.optimizer,
@@ -252,7 +253,7 @@ class PoplarExecutor:
         Raises:
             Error: the file comes from another version, or the model does not fit it.
         """
-        saved = _export.read(filename, self._poptorch_version)
+        saved = export.read(filename, self._poptorch_version)
         self._compile(saved.arguments)
         if saved.rng_state is not None:
             self.rng_state = saved.rng_state
@@ -316,7 +317,7 @@ class PoplarExecutor:
             self._update.leave()
             self.copyWeightsToHostIfNeeded()
             self._host_weights.device = None
-            _wrapping.unwrap(self._user_model)
+            wrapping.unwrap(self._user_model)
         self._executable = None
         self._anchors = None
         self._is_attached = False
@@ -356,7 +357,7 @@ class PoplarExecutor:
         if self._executable is None:
             self._compile(arguments)
         executable = self._require_executable()
-        _arguments.check_same(executable.arguments, arguments)
+        check_same(executable.arguments, arguments)
         if not self._is_attached:
             self.attachToDevice()
         collector = OutputCollector(self._options, executable.accumulation, executable.output)
@@ -482,7 +483,7 @@ def trainingModel(
             "the model to unwrap before wrapping again."
         )
     # the copy has its own training flag and shares everything below it
-    twin = _wrapping.plain_copy(module)
+    twin = wrapping.plain_copy(module)
     return PoplarExecutor(twin, options, True, VERSION, optimizer, module)
 
 
@@ -494,7 +495,7 @@ def inferenceModel(model: ModelOrExecutor, options: Optional[Options] = None) ->
     """
     _check_options(options)
     module = model.model if isinstance(model, PoplarExecutor) else model
-    return PoplarExecutor(_wrapping.plain_copy(module), options, False, VERSION, None, module)
+    return PoplarExecutor(wrapping.plain_copy(module), options, False, VERSION, None, module)
 
 
 def _check_options(options: Any) -> None:
@@ -514,7 +515,7 @@ def load(filename: str, edit_opts_fn: Optional[Callable[[Options], Any]] = None)
     Raises:
         Error: the file holds no model, or comes from another version.
     """
-    saved = _export.read(filename, VERSION)
+    saved = export.read(filename, VERSION)
     if saved.model is None or saved.options is None:
         raise Error(
             f"{filename}: the model was not exported; export it with export_model=True, or wrap "

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple, Union
 
 import torch
 
-from app.ipu_model.poptorch._capture import active_capture
-from app.ipu_model.poptorch._device_operations import annotate, device_operation, on_host
+from app.ipu_model.poptorch._graph.capture import active_capture
+from app.ipu_model.poptorch._graph.device_operations import annotate, device_operation, on_host
 from app.ipu_model.poptorch.enums import MatMulSerializationMode
 from app.ipu_model.poptorch.errors import Error, backend_error, graph_error
 

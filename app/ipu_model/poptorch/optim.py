@@ -11,7 +11,7 @@ from typing import Any, Callable, ClassVar, Dict, Iterable, List, Optional, Tupl
 import torch
 
 from app.ipu_model.poptorch._logging import logger
-from app.ipu_model.poptorch._optimizer_base import (
+from app.ipu_model.poptorch._optimizers.base import (
     Optimizer,
     VariableAttributes,
     warn_missing_state,

@@ -8,21 +8,22 @@ import enum
 import os
 from typing import Any, Dict, List, Type
 
-from app.ipu_model.poptorch import _backend_options, _options_sources
-from app.ipu_model.poptorch._device_options import DeviceOptions
-from app.ipu_model.poptorch._distributed_options import _DistributedOptions
 from app.ipu_model.poptorch._logging import logger
-from app.ipu_model.poptorch._options_dict import shown
-from app.ipu_model.poptorch._popart_options import _PopartOptions
-from app.ipu_model.poptorch._precision_options import _JitOptions, _PrecisionOptions
-from app.ipu_model.poptorch._progress_bar import ProgressBar
-from app.ipu_model.poptorch._run_options import RunOptions
-from app.ipu_model.poptorch._strategies import PipelinedExecution
-from app.ipu_model.poptorch._tensor_locations import (
+from app.ipu_model.poptorch._options import backend as _backend_options
+from app.ipu_model.poptorch._options import sources as _options_sources
+from app.ipu_model.poptorch._options.base import shown
+from app.ipu_model.poptorch._options.device import DeviceOptions
+from app.ipu_model.poptorch._options.distributed import _DistributedOptions
+from app.ipu_model.poptorch._options.popart import _PopartOptions
+from app.ipu_model.poptorch._options.precision import _JitOptions, _PrecisionOptions
+from app.ipu_model.poptorch._options.progress_bar import ProgressBar
+from app.ipu_model.poptorch._options.run import RunOptions
+from app.ipu_model.poptorch._options.strategies import PipelinedExecution
+from app.ipu_model.poptorch._options.tensor_locations import (
     TensorLocationSettings,
     _TensorLocationOptions,
 )
-from app.ipu_model.poptorch._training_options import _TrainingOptions
+from app.ipu_model.poptorch._options.training import _TrainingOptions
 from app.ipu_model.poptorch.enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
 from app.ipu_model.poptorch.errors import ConfigFileError
 

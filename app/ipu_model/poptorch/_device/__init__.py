@@ -1,0 +1,1 @@
+"""The simulated device of one executor: memory, micro-batches, counters, files."""

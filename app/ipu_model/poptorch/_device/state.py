@@ -1,0 +1,203 @@
+"""What an executor holds beside the weights: random state, modes, what must stay constant."""
+
+import time
+from typing import Any, Dict, List, Tuple
+
+import torch
+
+from app.ipu_model.poptorch._device.weights import read_data
+from app.ipu_model.poptorch._optimizers.rounding import HalfRounding
+from app.ipu_model.poptorch.errors import Error
+from app.ipu_model.poptorch.options import Options
+
+_MASK = (1 << 64) - 1
+
+
+class DeviceRandom:
+    """Random numbers of the device: a function of seed, micro-batch number and replica.
+
+    Counting makes the state two integers and lets replicas draw different numbers. torch's own
+    generator is left as it was found, so that the host's draws do not depend on the device's.
+    Stochastic rounding draws from its own generator, which is the same on all replicas.
+    """
+
+    def __init__(self, options: Options, rounding: HalfRounding) -> None:
+        self._rounding = rounding
+        known = options.exists("random_seed")
+        self.state: List[int] = [options.random_seed if known else time.time_ns() & _MASK, 0]
+        self._host_state = torch.Tensor()
+
+    def __enter__(self) -> "DeviceRandom":
+        self._host_state = torch.default_generator.get_state()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        torch.default_generator.set_state(self._host_state)
+
+    def next_micro_batch(self, replica: int, replicas: int) -> None:
+        """Seed torch for one micro-batch."""
+        seed, count = self.state
+        torch.default_generator.manual_seed(_mixed(_mixed(seed) ^ (count + replica)))
+        self._rounding.seed(_mixed(_mixed(~seed & _MASK) ^ count))
+        if replica == replicas - 1:
+            self.state = [seed, count + replicas]
+
+
+def _mixed(x: int) -> int:
+    """A permutation of 64-bit integers whose neighbours look unrelated (splitmix64's finaliser)."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+class ModuleModes:
+    """The training and evaluation flags a model was compiled with: later changes have no effect."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._compiled = [(module, module.training) for module in model.modules()]
+        self._changed: List[torch.nn.Module] = []
+
+    def __enter__(self) -> "ModuleModes":
+        # only those that differ: setting a module's attribute is slow
+        self._changed = [m for m, training in self._compiled if m.training is not training]
+        self._toggle()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._toggle()
+
+    def _toggle(self) -> None:
+        for module in self._changed:
+            module.training = not module.training
+
+
+class PythonAttributes:
+    """Plain attributes that ``forward`` sets: they have the values of the pass at compilation.
+
+    PopTorch runs ``forward`` once, so that a counter is baked in as it was then, and a list grows
+    once. Here ``forward`` runs for every micro-batch and must find the same.
+
+    Args:
+        model: as it is before the pass.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._before = [_plain_attributes(module) for module in self._modules]
+        self._changed: List[Tuple[torch.nn.Module, str, Any, Any]] = []
+
+    def captured(self) -> None:
+        """Compare with what the pass left behind."""
+        for module, before in zip(self._modules, self._before):
+            after = _plain_attributes(module)
+            self._changed += [
+                (module, name, before[name], after[name])
+                for name in before
+                if name in after and before[name] != after[name]
+            ]
+        self._before = []
+
+    def restore(self) -> None:
+        """Give changed attributes the values from before the pass; for the next one."""
+        for module, name, before, _ in self._changed:
+            _set_plain(module, name, before)
+
+    def settle(self) -> None:
+        """Give them the values that the pass at compilation left behind."""
+        for module, name, _, after in self._changed:
+            _set_plain(module, name, after)
+
+
+class _Length(int):
+    """Of a list that may grow: its items are not compared."""
+
+
+def _plain_attributes(module: torch.nn.Module) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "training" or name.startswith("_"):
+            continue
+        if isinstance(value, (bool, int, float, str)) or value is None:
+            found[name] = value
+        elif isinstance(value, list):
+            found[name] = _Length(len(value))
+    return found
+
+
+def _set_plain(module: torch.nn.Module, name: str, value: Any) -> None:
+    if isinstance(value, _Length):
+        del vars(module)[name][value:]
+    else:
+        vars(module)[name] = value
+
+
+class TensorGuard:
+    """Watches the tensors of a model while it is captured, and keeps its constants.
+
+    Integer and boolean tensors are constants of the graph: they never change on the device.
+
+    Args:
+        model: on the device.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._tensors = _named_tensors(model)
+        self._parameters = {name for name, _ in model.named_parameters()}
+        self._places = {name: tensor.data_ptr() for name, tensor in self._tensors.items()}
+        self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
+        self._constants = [
+            (tensor, read_data(tensor).clone())
+            for tensor in self._tensors.values()
+            if not tensor.is_floating_point()
+        ]
+        self._batch_norms = tuple(
+            name + "."
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        )
+
+    def check(self, options: Options) -> None:
+        """Refuse what a graph cannot express.
+
+        Raises:
+            Error: ``forward`` rebound or removed a tensor, or changed a broadcast buffer in place.
+        """
+        present = _named_tensors(self._model)
+        for name, tensor in self._tensors.items():
+            if name.startswith(self._batch_norms):
+                continue
+            kind = "Parameter" if name in self._parameters else "Buffer"
+            if name not in present:
+                raise Error(
+                    f"{kind} {name} is removed from the model when calling the forward method."
+                )
+            if present[name] is not tensor or tensor.data_ptr() != self._places[name]:
+                attribute = name.rpartition(".")[2]
+                raise Error(
+                    f"{kind} {name} is reassigned within the model when calling the forward "
+                    f"method. This is not supported. Consider using self.{attribute}.copy_(src) "
+                    "to copy data from a source tensor, where src is the name of the source tensor."
+                )
+            changed = kind == "Buffer" and tensor._version != self._versions[name]
+            if (
+                changed
+                and tensor.is_floating_point()
+                and options.broadcast_buffers
+                and options.replication_factor > 1
+            ):
+                raise Error(
+                    "PopTorch does not support broadcasting buffers. If your model is able to "
+                    "tolerate buffers becoming out of sync between replicas, you can disable "
+                    "buffer broadcasting using poptorch.Options.broadcastBuffers(False)."
+                )
+
+    def restore_constants(self) -> None:
+        """Give integer and boolean tensors the values they had."""
+        for tensor, value in self._constants:
+            tensor.copy_(value)
+
+
+def _named_tensors(model: torch.nn.Module) -> Dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -1,0 +1,1 @@
+"""What the device sees of ``forward``: operations, types, blocks and their placement."""

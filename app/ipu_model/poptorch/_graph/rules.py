@@ -1,0 +1,287 @@
+"""What a graph cannot hold, found while ``forward`` is captured, and what it does hold.
+
+PopTorch records ``forward`` once, on tensors without data: what asks for a value, or for a shape
+that depends on values, cannot be compiled. Here data is there, so the same is refused by name.
+Source: graphcore/poptorch, poptorch/source/ErrorOnUnsupportedAten.cpp,
+poptorch/source/dispatch_tracer (SDK 3.4).
+"""
+
+import sys
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+)
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from app.ipu_model.poptorch._graph.half import HalfArithmetic, Rounding
+from app.ipu_model.poptorch.errors import Error, graph_error
+
+
+class BlockStart(NamedTuple):
+    """A block was started."""
+
+    block_id: str
+    ipu_id: Optional[int]
+
+
+class BlockEnd(NamedTuple):
+    """The running block was ended without another taking over."""
+
+
+class Operation(NamedTuple):
+    """Operations ran; ``parameters`` are ids of the module's parameters among their operands."""
+
+    parameters: FrozenSet[int]
+
+
+class Annotation(NamedTuple):
+    """The program said something about the operations around it that changes no numbers."""
+
+    kind: str
+    details: Dict[str, Any]
+
+
+Event = Union[BlockStart, BlockEnd, Operation, Annotation]
+
+_VALUES = {
+    getattr(Tensor, name): name.strip("_")
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__",
+                 "__complex__", "__array__", "__contains__")
+    if hasattr(Tensor, name)
+}  # fmt: skip
+_DATA_DEPENDENT_SHAPES = {
+    function: name
+    for name in ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive")
+    for function in (getattr(torch, name, None), getattr(Tensor, name, None))
+    if function is not None
+}
+_ADAPTIVE_POOLS = {
+    F.adaptive_avg_pool1d: 1,
+    F.adaptive_avg_pool2d: 2,
+    F.adaptive_avg_pool3d: 3,
+}
+_MAX_POOLS = tuple(
+    getattr(F, name)
+    for name in ("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices")
+)
+_AVERAGE_POOLS = (F.avg_pool2d, F.avg_pool3d)
+_BLOCKLESS = "No active Block, all the ops must belong to a Block"
+
+
+class DeviceTensors:
+    """The tensors on the device: those it was given, and whatever was made from them.
+
+    Views share the storage of what they look at, so storages are what counts.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        self._storages: Set[int] = set()
+        self._kept: List[Any] = []  # a storage that is freed would lend its address to another
+        self.learn(list(given))
+
+    def learn(self, value: Any) -> None:
+        """These are on the device, too."""
+        if isinstance(value, Tensor):
+            self._storages.add(_storage(value))
+            self._kept.append(value)
+        elif isinstance(value, Mapping):
+            self.learn(list(value.values()))
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                self.learn(part)
+
+    def hold(self, tensor: Tensor) -> bool:
+        """Whether the tensor is on the device."""
+        return _storage(tensor) in self._storages
+
+    def require(self, operands: Iterable[Tensor]) -> None:
+        """Refuse tensors that are not there. Those without dimensions may stand for numbers.
+
+        Raises:
+            Error: as said.
+        """
+        for tensor in operands:
+            if tensor.dim() and not self.hold(tensor):
+                name = _TYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
+                raise graph_error(
+                    f"Expected an IPU tensor but got tensor(device=cpu, "
+                    f"shape={list(tensor.shape)}, dtype={name}).\nConstant tensors should be moved "
+                    "explicitly to the IPU, via cpu_tensor.to(ipu_tensor.device)."
+                )
+
+
+_TYPE_NAMES = {
+    torch.int64: "Long", torch.int32: "Int", torch.float32: "Float", torch.float16: "Half",
+    torch.float64: "Double", torch.bool: "Bool", torch.uint8: "Byte", torch.int8: "Char",
+}  # fmt: skip
+
+
+def _storage(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided:
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
+class CompilationArithmetic(HalfArithmetic):
+    """Half arithmetic that also sees what no function of Python shows: operations themselves.
+
+    Args:
+        rounding: float32 to half.
+        tensors: those on the device.
+    """
+
+    def __init__(self, rounding: Rounding, tensors: DeviceTensors) -> None:
+        super().__init__(rounding)
+        self._on_device = tensors
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Tuple[Any, ...] = (),
+        kwargs: Optional[Mapping[str, Any]] = None,
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "index" and any(_is_mask(index) for index in args[1]):
+            raise unsupported("nonzero")
+        if name not in _ENTRANCES:
+            operands: List[Tensor] = []
+            _collect((*args, *(kwargs or {}).values()), operands)
+            self._on_device.require(operands)
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if name not in ("lift_fresh", "lift"):  # made by Python: known if a torch function did it
+            self._on_device.learn(result)
+        return result
+
+
+_ENTRANCES = ("lift_fresh", "lift", "detach", "_to_copy", "alias")
+
+
+class GraphRecorder:
+    """Watches one pass through ``forward``, at compilation.
+
+    Args:
+        tensors: those on the device.
+
+    Attributes:
+        events: blocks, operations and annotations, in order.
+        uses: how many operations took each tensor, by its id.
+    """
+
+    def __init__(self, tensors: DeviceTensors) -> None:
+        self.events: List[Event] = []
+        self.uses: Dict[int, int] = {}
+        self._on_device = tensors
+
+    def before(self, func: Any, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Refuse what the device could not run.
+
+        Raises:
+            Error: the call needs a value, a shape that depends on values, or a mode of an operation
+                that PopTorch lacks.
+        """
+        if func in _VALUES and not _called_by_torch():
+            raise graph_error(
+                f"Tensor.{_VALUES[func]}: the value of an IPU tensor is not known while the model "
+                "is compiled; compute with tensors only, or return the tensor."
+            )
+        if func is Tensor.to and "cpu" in (*args[1:2], kwargs.get("device")):
+            raise graph_error(
+                "Tensor.to('cpu'): the value of an IPU tensor is not known while the model is "
+                "compiled; return the tensor to read it on the host."
+            )
+        if func in _DATA_DEPENDENT_SHAPES:
+            raise unsupported(_DATA_DEPENDENT_SHAPES[func])
+        if func in _ADAPTIVE_POOLS:
+            _check_adaptive_pool(_ADAPTIVE_POOLS[func], *args[:2], **kwargs)
+        elif func in _MAX_POOLS:
+            raise unsupported(func.__name__)
+        elif func in _AVERAGE_POOLS and (kwargs.get("divisor_override") or args[6:7] > (0,)):
+            raise Error(f"{func.__name__}: divisor_override is ignored by PopTorch; leave it out.")
+        if not _is_property(func):
+            self._note_operation(func, args, kwargs)
+
+    def after(self, func: Any, result: Any) -> None:
+        """Note what the call returned; ``cpu_tensor.to(x.device)`` moves a tensor to the device."""
+        self._on_device.learn(result)
+
+    def _note_operation(self, func: Any, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        operands: List[Tensor] = []
+        _collect((*args, *kwargs.values()), operands)
+        if not operands and str(getattr(func, "_qualified_op_name", "")).startswith("poptorch::"):
+            return  # an annotation
+        for tensor in operands:
+            self.uses[id(tensor)] = self.uses.get(id(tensor), 0) + 1
+        used = frozenset(id(t) for t in operands if isinstance(t, torch.nn.Parameter))
+        last = self.events[-1] if self.events else None
+        if not isinstance(last, Operation):
+            self.events.append(Operation(used))
+        elif not used <= last.parameters:
+            self.events[-1] = Operation(last.parameters | used)
+
+
+def unsupported(*operations: str) -> Error:
+    """PopTorch's error for operations that its compiler lacks."""
+    names = ", ".join(f"aten::{name}" for name in operations)
+    return graph_error(
+        f"Unsupported ops found in compiled model: [{names}]. Not all operations are supported yet "
+        "by Graphcore's PyTorch compiler. If you believe any of these should be, please report "
+        "this message to support@graphcore.ai."
+    )
+
+
+def _collect(values: Iterable[Any], found: List[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _collect(value, found)
+
+
+def _is_property(func: Callable[..., Any]) -> bool:
+    """Whether the call reads a tensor's attribute, or moves it: no operation of the graph."""
+    return getattr(func, "__name__", "") in ("__get__", "__set__", "to", "size", "dim", "stride",
+                                             "is_floating_point", "requires_grad_", "detach",
+                                             "numel", "type", "is_contiguous", "__repr__",
+                                             "__format__", "__len__", "_is_view", "get_device",
+                                             "data_ptr", "element_size", "is_complex", "type_as",
+                                             "__hash__", "register_hook")  # fmt: skip
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8)
+
+
+def _check_adaptive_pool(dimensions: int, input: Tensor, output_size: Any) -> None:
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * dimensions
+    for have, want in zip(input.shape[-dimensions:], sizes):
+        if want is not None and have % want:
+            raise graph_error(
+                f"Input dim {have} is not divisible by output dim {want} in adaptive_avg_pool: "
+                "pad or crop the input, or pool to a size that divides it."
+            )
+
+
+def _called_by_torch() -> bool:
+    """Whether torch's own code asks: its shortcuts look at masks, which PopTorch never reaches."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(("app.ipu_model.poptorch", "torch.overrides", "torch._tensor",
+                                  "torch._compile", "torch._dynamo")):  # fmt: skip
+            return bool(module.startswith("torch."))
+        frame = frame.f_back
+    return False

@@ -1,0 +1,1 @@
+"""Weight updates in PopART's own form: settings, gradients, rules, state."""

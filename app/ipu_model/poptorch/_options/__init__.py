@@ -1,0 +1,1 @@
+"""What ``Options`` is made of: setters by subject, and what the backend says to values."""
