@@ -86,7 +86,7 @@ class Executable:
                 [*part.tensors(), *self.model.parameters(), *self.model.buffers()]
             )
             half, recorder = CompilationArithmetic(self.rounding, tensors), GraphRecorder(tensors)
-            self.random.next_micro_batch(0, self.replicas)
+            self.random.next_micro_batch(0)
             with half, self._capture(recorder) as capture:
                 output = self.model(*part.positional, **part.named)
             self._guard.check(options)
@@ -132,7 +132,7 @@ class Executable:
         Returns:
             What ``forward`` returned, and what the device saw of it.
         """
-        self.random.next_micro_batch(replica, self.replicas)
+        self.random.next_micro_batch(replica)
         self.weights.select(replica)
         self._guard.restore_constants()
         self._attributes.restore()

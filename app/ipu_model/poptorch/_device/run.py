@@ -35,7 +35,8 @@ def train(
     assert optimizer is not None
     checked = bool(options._Popart.value("enableFloatingPointChecks"))
     index = 0
-    with HostGradients(optimizer.parameters), executable.on_device(), anchors:
+    # on the device first: reading a wrapped parameter's gradient on the host reads weights back
+    with executable.on_device(), HostGradients(optimizer.parameters), anchors:
         for iteration in range(executable.iterations):
             reduction = optimizer.reduction()
             scaling = update.settings.device_loss_scaling
@@ -46,11 +47,10 @@ def train(
                     loss = capture.losses[executable.loss_index]
                     loss.backward(torch.full_like(loss, scaling))
                     capture.correct_running_variances()
-                    gradients = [p.grad for p in optimizer.parameters]
                     if checked:
-                        _require_finite([loss, *gradients])
+                        _require_finite([loss, *(p.grad for p in optimizer.parameters)])
                     if update.scaler is not None:
-                        update.scaler.observe(gradients)
+                        update.scaler.observe([p.grad for p in optimizer.parameters])
                     reduction.take(replica, step)
                     anchors.take(iteration, step, replica)
                     collector.take(iteration, step, replica, output)

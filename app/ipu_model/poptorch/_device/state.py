@@ -5,7 +5,6 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 
-from app.ipu_model.poptorch._device.weights import read_data
 from app.ipu_model.poptorch._optimizers.rounding import HalfRounding
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
@@ -16,13 +15,17 @@ _MASK = (1 << 64) - 1
 class DeviceRandom:
     """Random numbers of the device: a function of seed, micro-batch number and replica.
 
-    Counting makes the state two integers and lets replicas draw different numbers. torch's own
-    generator is left as it was found, so that the host's draws do not depend on the device's.
-    Stochastic rounding draws from its own generator, which is the same on all replicas.
+    Counting makes the state two integers and lets replicas draw different numbers, those of other
+    processes included. torch's own generator is left as it was found, so that the host's draws do
+    not depend on the device's. Stochastic rounding draws from its own generator, which is the same
+    on all replicas.
     """
 
     def __init__(self, options: Options, rounding: HalfRounding) -> None:
         self._rounding = rounding
+        self._replicas: int = options.replication_factor
+        self._first_replica = options.Distributed.processId * self._replicas
+        self._all_replicas = options.Distributed.numProcesses * self._replicas
         known = options.exists("random_seed")
         self.state: List[int] = [options.random_seed if known else time.time_ns() & _MASK, 0]
         self._host_state = torch.Tensor()
@@ -34,13 +37,14 @@ class DeviceRandom:
     def __exit__(self, *exception: object) -> None:
         torch.default_generator.set_state(self._host_state)
 
-    def next_micro_batch(self, replica: int, replicas: int) -> None:
-        """Seed torch for one micro-batch."""
+    def next_micro_batch(self, replica: int) -> None:
+        """Seed torch for one micro-batch of one of this process's replicas."""
         seed, count = self.state
-        torch.default_generator.manual_seed(_mixed(_mixed(seed) ^ (count + replica)))
+        number = count + self._first_replica + replica
+        torch.default_generator.manual_seed(_mixed(_mixed(seed) ^ number))
         self._rounding.seed(_mixed(_mixed(~seed & _MASK) ^ count))
-        if replica == replicas - 1:
-            self.state = [seed, count + replicas]
+        if replica == self._replicas - 1:
+            self.state = [seed, count + self._all_replicas]
 
 
 def _mixed(x: int) -> int:
@@ -148,7 +152,7 @@ class TensorGuard:
         self._places = {name: tensor.data_ptr() for name, tensor in self._tensors.items()}
         self._versions = {name: tensor._version for name, tensor in self._tensors.items()}
         self._constants = [
-            (tensor, read_data(tensor).clone())
+            (tensor, tensor.data.clone())
             for tensor in self._tensors.values()
             if not tensor.is_floating_point()
         ]

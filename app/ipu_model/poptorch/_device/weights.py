@@ -6,19 +6,11 @@ reaches the device on ``copyWeightsToDevice``. Source: graphcore/poptorch,
 python/_poplar_executor.py (SDK 3.4).
 """
 
-from typing import Any, Iterable, List, Type
+from typing import Iterable, List, Type
 
 import torch
 
 from app.ipu_model.poptorch._device.host import convolution_weights
-
-_data: Any = torch.Tensor.data
-
-
-def read_data(tensor: torch.Tensor) -> torch.Tensor:
-    """``tensor.data`` without asking a wrapper's leave, which would read the weights back."""
-    values: torch.Tensor = _data.__get__(tensor)
-    return values
 
 
 class DeviceWeights:
@@ -44,7 +36,7 @@ class DeviceWeights:
         self._buffers = list(named_buffers.values())
         self._tensors: List[torch.Tensor] = [*self._parameters, *self._buffers]
         self._device = [
-            read_data(t).clone(
+            t.data.clone(
                 memory_format=torch.channels_last if id(t) in images else torch.preserve_format
             )
             for t in self._tensors
@@ -58,11 +50,11 @@ class DeviceWeights:
         self._classes: List[Type[torch.Tensor]] = []
 
     def __enter__(self) -> "DeviceWeights":
-        self._host = [read_data(tensor) for tensor in self._tensors]
         self._classes = [type(tensor) for tensor in self._tensors]
         for tensor, values, kind in zip(self._tensors, self._device, self._classes):
-            if kind.__module__ == _WRAPPER_MODULE:
+            if kind.__module__ == _WRAPPER_MODULE:  # first: reading a wrapped tensor reads it back
                 tensor.__class__ = kind.__mro__[1]
+            self._host.append(tensor.data)
             tensor.data = values
         return self
 
@@ -93,7 +85,7 @@ class DeviceWeights:
 
     def _copy_from_host(self, indices: Iterable[int]) -> None:
         for index in indices:
-            self._device[index].copy_(read_data(self._tensors[index]))
+            self._device[index].copy_(self._tensors[index].data)
             buffer = index - len(self._parameters)
             if buffer >= 0:
                 for buffers in self._replicas[1:]:
@@ -103,7 +95,7 @@ class DeviceWeights:
         """Give the host the device's values; those of replica 0 where replicas differ."""
         self.is_newer = False  # first: reading a wrapped tensor asks
         for index in self._variables:
-            read_data(self._tensors[index]).copy_(self._device[index])
+            self._tensors[index].data.copy_(self._device[index])
 
 
 _WRAPPER_MODULE = "app.ipu_model.poptorch._device.wrapping"
