@@ -23,7 +23,7 @@ BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
 FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
-.PHONY: help train test test-sdk lint benchmark-step clean
+.PHONY: help train test test-sdk lint benchmark-step benchmark-host clean
 
 help:
 	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
@@ -31,6 +31,7 @@ help:
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
 	@echo "make benchmark-step   measure the CPU training step against timm"
+	@echo "make benchmark-host   measure the front end's overhead and loading ahead"
 	@echo "make clean      remove the virtual environments"
 
 train: $(BUILT)
@@ -49,6 +50,10 @@ lint: $(BUILT)-test
 
 benchmark-step: $(BUILT)-test
 	$(RUN) -m benchmarks.training_step
+
+benchmark-host: $(BUILT)-test
+	$(RUN) -m benchmarks.front_end
+	$(RUN) -m benchmarks.async_loader
 
 $(BUILT): requirements.txt constraints-sdk.txt
 	$(if $(SDK_MISSING),$(error POPLAR_SDK_ENABLED is set, but no poptorch wheel lies beside it; unset it to use the IPU Model))
