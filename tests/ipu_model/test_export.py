@@ -125,6 +125,44 @@ def test_a_strangers_file_runs_no_code(tmp_path: Path) -> None:
     assert not Attack.ran
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("torch.nn.functional", "torch.os.mkdir"),
+        ("app.ipu_model.poptorch._device.fabric", "os.mkdir"),
+        ("app.ipu_model.poptorch._device.export", "io.FileIO"),
+        ("app.ipu_model.poptorch._device.export", "Path.mkdir"),
+        ("app.ipu_model.poptorch._device.export", "Path"),
+        ("torch.nn.functional", "handle_torch_function"),
+    ],
+)
+def test_a_name_leads_to_nothing_that_its_module_imported(
+    module: str, name: str, tmp_path: Path
+) -> None:
+    path, made = tmp_path / "m", tmp_path / "made"
+    poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)
+    content = torch.load(path, weights_only=False)
+    texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, str(made))]
+    called = b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R."  # name(made)
+    content["objects"] = torch.frombuffer(bytearray(called), dtype=torch.uint8)
+    torch.save(content, path)
+    with pytest.raises(poptorch.Error, match=r"neither a module nor|has not imported"):
+        poptorch.load(str(path))
+    assert not made.exists()
+
+
+class Outer:
+    class Inner(nn.Linear):
+        """A module whose name has a dot."""
+
+
+def test_a_nested_class_comes_back(tmp_path: Path) -> None:
+    path = str(tmp_path / "m")
+    original = poptorch.inferenceModel(Outer.Inner(2, 1).eval())
+    original.compileAndExport(path, X)
+    assert torch.equal(poptorch.load(path)(X), original(X))
+
+
 def test_a_class_that_was_not_imported_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m"
     poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)

@@ -21,6 +21,8 @@ from app.ipu_model.poptorch._device.run import infer, train
 from app.ipu_model.poptorch._device.timing import Latency, PerfCounters, Ticks
 from app.ipu_model.poptorch._device.weight_update import WeightUpdate
 from app.ipu_model.poptorch._device.wrapping import HostWeights, host_weights_of
+from app.ipu_model.poptorch._graph.capture import isRunningOnIpu
+from app.ipu_model.poptorch._graph.printing import module_repr
 from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch._options.backend import refuse_unmodelled
 from app.ipu_model.poptorch._options.progress_bar import ProgressBar
@@ -45,6 +47,10 @@ _MODELLED = (
     "updatableNamedBuffers",
 )
 _NO_EXECUTABLE = "Model has not been compiled or has been destroyed."
+_WRAPPED = (
+    "Model has already been wrapped in 'poptorch.trainingModel'. Call model.destroy() on the model "
+    "to unwrap before wrapping again."
+)
 
 
 class PoplarExecutor:
@@ -86,7 +92,7 @@ class PoplarExecutor:
             if optimizer is None:
                 optimizer = optim.SGD(model.parameters(), lr=0.01)
             self._update = WeightUpdate(model, self._options, optimizer)
-            self._host_weights = HostWeights()
+            self._host_weights = HostWeights(self.destroy)
             wrapping.wrap(self._user_model, self._host_weights)
 
     @staticmethod
@@ -120,6 +126,9 @@ class PoplarExecutor:
         if attr.startswith("_"):  # not set yet, as while being copied
             raise AttributeError(attr)
         return getattr(self._user_model, attr)
+
+    def __repr__(self) -> str:
+        return module_repr(self._user_model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Load the model's weights and, if a device is attached, upload them."""
@@ -190,6 +199,7 @@ class PoplarExecutor:
 
     def _compile(self, arguments: Arguments) -> None:
         self._check_options()
+        self._wrap_again()
         progress = ProgressBar() if self._options._show_compilation_progress_bar else None
         hooks.run_before()
         if progress is not None:
@@ -206,6 +216,16 @@ class PoplarExecutor:
             progress(1, 1)
             self._compilation_time = progress.compilation_time
         hooks.run_after()
+
+    def _wrap_again(self) -> None:
+        """After ``destroy``, reading the module's weights must refresh them as before."""
+        if self._update is None:
+            return
+        present = host_weights_of(self._user_model)
+        if present is None:
+            wrapping.wrap(self._user_model, self._host_weights)
+        elif present is not self._host_weights:
+            raise RuntimeError(_WRAPPED)
 
     def _check_options(self) -> None:
         self._options._check()
@@ -384,6 +404,11 @@ class PoplarExecutor:
             self._host_weights_version = weights.version
 
     def _bind(self, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        if isRunningOnIpu():
+            raise Error(
+                "An executor cannot run inside another model's forward; call its module there "
+                "(executor.model)."
+            )
         return self._parser.bind(args, kwargs).map_tensors(self._to_device)
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -478,10 +503,7 @@ def trainingModel(
     _check_options(options)
     module = model.model if isinstance(model, PoplarExecutor) else model
     if host_weights_of(module) is not None:
-        raise RuntimeError(
-            "Model has already been wrapped in 'poptorch.trainingModel'. Call model.destroy() on "
-            "the model to unwrap before wrapping again."
-        )
+        raise RuntimeError(_WRAPPED)
     # the copy has its own training flag and shares everything below it
     twin = wrapping.plain_copy(module)
     return PoplarExecutor(twin, options, True, VERSION, optimizer, module)

@@ -178,12 +178,13 @@ class Options(RunOptions, DeviceOptions):
         """Refuse what the backend refuses when a model is compiled.
 
         Raises:
-            Error: an unknown option, a value of another type, a number outside its enumeration, or
-                options that exclude an offline target.
+            Error: an unknown option, a value of another type, a number outside its enumeration,
+                options that exclude an offline target, or a process that is none of them.
             AssertionError: see :meth:`toDict`.
         """
         values = self.toDict()
         _backend_options.validate(values)
+        _backend_options.check_processes(values)
         _backend_options.check_offline_target(values)
 
     def _lines(self) -> List[str]:

@@ -4,6 +4,7 @@ Source: graphcore/poptorch, python/_poplar_executor.py, popart_compiler/source (
 """
 
 import contextlib
+import threading
 from typing import Any, Iterator, Optional, Tuple
 
 import torch
@@ -28,6 +29,10 @@ from app.ipu_model.poptorch._graph.rules import CompilationArithmetic, DeviceTen
 from app.ipu_model.poptorch._optimizers.rounding import HalfRounding
 from app.ipu_model.poptorch.errors import backend_error
 from app.ipu_model.poptorch.options import Options
+
+
+# threads take turns: random numbers and the number of threads are the whole process's
+_device = threading.RLock()
 
 
 class Executable:
@@ -121,7 +126,7 @@ class Executable:
     @contextlib.contextmanager
     def _entered(self) -> Iterator[None]:
         grad = torch.set_grad_enabled(self.is_training)
-        with self._modes, self.random, self._threads, self.weights, grad:
+        with _device, self._modes, self.random, self._threads, self.weights, grad:
             yield
 
     def run_micro_batch(

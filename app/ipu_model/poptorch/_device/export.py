@@ -140,25 +140,39 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
-        if module == "torch.nn.functional" or module.startswith("app.ipu_model.poptorch."):
-            found = super().find_class(module, name)
-            if module == "torch.nn.functional" or isinstance(found, type):
-                return found
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        # importing a module that a file names would run it
-        found = getattr(sys.modules.get(module), name, None)
+        found = _defined(module, name)
         if found is None:
             raise Error(
                 f"{self._where}: it holds a {module}.{name}, which this program has not imported; "
                 f"import {module} before loading."
             )
-        if isinstance(found, type) and issubclass(found, (torch.nn.Module, torch.optim.Optimizer)):
+        home = str(getattr(found, "__module__", ""))
+        if isinstance(found, type):
+            if issubclass(found, (torch.nn.Module, torch.optim.Optimizer)) or home.startswith(
+                "app.ipu_model.poptorch."
+            ):
+                return found
+        elif home == module == "torch.nn.functional":
             return found
         raise Error(
             f"{self._where}: {module}.{name} is neither a module nor a plain value, and is not "
             "loaded; export with export_model=False and call loadExecutable."
         )
+
+
+def _defined(module: str, name: str) -> Any:
+    """What an imported module holds under a name; dots lead into classes, not into other modules.
+
+    Importing a module that a file names would run it, so None if the program has not.
+    """
+    found: Any = sys.modules.get(module)
+    for depth, part in enumerate(name.split(".")):
+        if depth and not isinstance(found, type):
+            return None
+        found = getattr(found, part, None)
+    return found
 
 
 _PLAIN = frozenset({

@@ -22,8 +22,12 @@ _PATIENCE = timedelta(minutes=5)
 _groups: Dict[Tuple[str, int, int], "_Group"] = {}
 
 
-def all_reduce_of(options: Options) -> Optional[AllReduce]:
+def all_reduce_of(options: Options, patience: timedelta = _PATIENCE) -> Optional[AllReduce]:
     """What sums tensors in place over the processes of ``options.Distributed``; None for one.
+
+    Args:
+        options: the executor's.
+        patience: how long to wait for another process, when they meet and in each sum.
 
     Raises:
         Error: there are several processes and no address at which they meet, or nobody is there.
@@ -41,19 +45,21 @@ def all_reduce_of(options: Options) -> Optional[AllReduce]:
         )
     key = (address, processes, rank)
     if key not in _groups:
-        _groups[key] = _Group(host, int(port), processes, rank)
+        _groups[key] = _Group(host, int(port), processes, rank, patience)
     return _groups[key].all_reduce
 
 
 class _Group:
     """Processes that met at one address."""
 
-    def __init__(self, host: str, port: int, processes: int, rank: int) -> None:
+    def __init__(
+        self, host: str, port: int, processes: int, rank: int, patience: timedelta
+    ) -> None:
         try:
             # kept: the group talks through it for as long as it lives
-            self._store = _dist.TCPStore(host, port, processes, rank == 0, timeout=_PATIENCE)
-            self._group = _dist.ProcessGroupGloo(self._store, rank, processes, timeout=_PATIENCE)
-        except RuntimeError as error:
+            self._store = _dist.TCPStore(host, port, processes, rank == 0, timeout=patience)
+            self._group = _dist.ProcessGroupGloo(self._store, rank, processes, timeout=patience)
+        except (RuntimeError, OSError) as error:  # a TimeoutError of torch 2.0 is an OSError
             raise Error(
                 f"{ADDRESS}={host}:{port}: process {rank} of {processes} did not meet the others "
                 f"({error}); are they all running, and is the port free?"

@@ -7,6 +7,7 @@ graphcore/poptorch, python/_poplar_executor.py and python/_impl.py (SDK 3.4).
 """
 
 import copyreg
+import weakref
 from typing import Any, Callable, Dict, Optional, Tuple, Type
 
 import torch
@@ -22,14 +23,24 @@ class HostWeights:
 
     It outlives the executor as long as the module does, so that no training is lost.
 
+    Args:
+        destroy: destroys the executor; held weakly.
+
     Attributes:
         device: the device's weights, once compiled.
         version: how often they were read back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, destroy: Callable[[], None]) -> None:
+        self._destroy = weakref.WeakMethod(destroy)
         self.device: Optional[DeviceWeights] = None
         self.version = 0
+
+    def destroy_executor(self) -> None:
+        """Destroy the executor, if it is still there."""
+        destroy = self._destroy()
+        if destroy is not None:
+            destroy()
 
     def read_back(self) -> None:
         """Read the device's values."""
@@ -120,6 +131,7 @@ def _module_class(kind: Type[torch.nn.Module], weights: HostWeights) -> Any:
             "__reduce_ex__": reduce,
             "state_dict": state_dict,
             "copyWeightsToHostIfNeeded": lambda self: weights.refresh(),
+            "destroy": lambda self: weights.destroy_executor(),
         },
     )
 

@@ -6,6 +6,7 @@ at compilation a ``GraphRecorder`` watches too.
 """
 
 import functools
+import threading
 from types import TracebackType
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple, Type
 
@@ -26,7 +27,7 @@ def _loss_functions() -> FrozenSet[Callable[..., Any]]:
 
 
 _LOSS_FUNCTIONS = _loss_functions()
-_active: "Optional[Capture]" = None
+_of_thread = threading.local()  # host code of other threads goes on while the device works
 
 
 class Capture(TorchFunctionMode):
@@ -51,12 +52,7 @@ class Capture(TorchFunctionMode):
         self.losses: List[torch.Tensor] = []
         self.recorder = recorder
         self._variance_corrections: List[Tuple[torch.Tensor, float]] = []
-        self._handlers: Dict[Any, Callable[..., Any]] = dict(CASTING) if casts else {}
-        if strided_groups:
-            self._handlers[F.group_norm] = strided_group_norm
-        self._handlers[F.batch_norm] = self._batch_norm
-        for function in (F.cross_entropy, F.nll_loss):
-            self._handlers[function] = _CLASS_LOSSES[function]
+        self._handlers = _handlers(casts, strided_groups)
 
     def begin_block(self, block_id: str, ipu_id: Optional[int]) -> None:
         """A block starts here; it lasts until the next one starts or ``end_block``."""
@@ -86,13 +82,19 @@ class Capture(TorchFunctionMode):
         kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if self.recorder is not None:
-            self.recorder.before(func, args, kwargs)
+        if self.recorder is None:
+            return self._call(func, args, kwargs) if func in _SPECIAL else func(*args, **kwargs)
+        self.recorder.before(func, args, kwargs)
+        result = self._call(func, args, kwargs)
+        self.recorder.after(func, result)
+        return result
+
+    def _call(self, func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        if func is F.batch_norm:  # not among the handlers: bound methods would make a cycle
+            return self._batch_norm(*args, **kwargs)
         result = self._handlers.get(func, func)(*args, **kwargs)
         if func in _LOSS_FUNCTIONS:
             self.mark_loss(result)
-        if self.recorder is not None:
-            self.recorder.after(func, result)
         return result
 
     def _batch_norm(
@@ -141,9 +143,8 @@ class Capture(TorchFunctionMode):
             torch._foreach_add_(running_vars, corrections)
 
     def __enter__(self) -> "Capture":
-        global _active
         super().__enter__()
-        _active = self
+        _of_thread.capture = self
         return self
 
     def __exit__(
@@ -152,8 +153,7 @@ class Capture(TorchFunctionMode):
         exc: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        global _active
-        _active = None
+        _of_thread.capture = None
         super().__exit__(exc_type, exc, traceback)
 
 
@@ -186,14 +186,27 @@ _CLASS_LOSSES = {
 }
 
 
+@functools.lru_cache(maxsize=None)
+def _handlers(casts: bool, strided_groups: bool) -> Dict[Any, Callable[..., Any]]:
+    """What runs in place of torch's functions."""
+    handlers = {**(CASTING if casts else {}), **_CLASS_LOSSES}
+    if strided_groups:
+        handlers[F.group_norm] = strided_group_norm
+    return handlers
+
+
+_SPECIAL = frozenset({*_handlers(True, True), *_LOSS_FUNCTIONS, F.batch_norm})
+
+
 def active_capture() -> Optional[Capture]:
     """The capture that runs now, if the device is at work."""
-    return _active
+    capture: Optional[Capture] = getattr(_of_thread, "capture", None)
+    return capture
 
 
 def isRunningOnIpu() -> bool:
     """Whether the caller's ``forward`` runs on the device."""
-    return _active is not None
+    return active_capture() is not None
 
 
 def final_loss_index(losses: List[torch.Tensor], outputs: List[torch.Tensor]) -> int:

@@ -146,6 +146,7 @@ class CompilationArithmetic(HalfArithmetic):
     def __init__(self, rounding: Rounding, tensors: DeviceTensors) -> None:
         super().__init__(rounding)
         self._on_device = tensors
+        self._made_by_python = DeviceTensors([])
 
     def __torch_dispatch__(
         self,
@@ -160,13 +161,20 @@ class CompilationArithmetic(HalfArithmetic):
         if name not in _ENTRANCES:
             operands: List[Tensor] = []
             _collect((*args, *(kwargs or {}).values()), operands)
+            if name in _INDEXING:  # a list of numbers as index becomes a tensor inside of torch
+                operands = [t for t in operands if not self._made_by_python.hold(t)]
             self._on_device.require(operands)
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if name not in ("lift_fresh", "lift"):  # made by Python: known if a torch function did it
+        # torch 2.0 indexes without suspending the capture, which would judge the rounding here
+        with torch._C.DisableTorchFunction():
+            result = super().__torch_dispatch__(func, types, args, kwargs)
+        if name in ("lift_fresh", "lift"):  # known to the device only if a torch function did it
+            self._made_by_python.learn(result)
+        else:
             self._on_device.learn(result)
         return result
 
 
+_INDEXING = ("index", "index_put", "index_put_")
 _ENTRANCES = ("lift_fresh", "lift", "detach", "_to_copy", "alias")
 
 
@@ -209,7 +217,7 @@ class GraphRecorder:
             _check_adaptive_pool(_ADAPTIVE_POOLS[func], *args[:2], **kwargs)
         elif func in _MAX_POOLS:
             raise unsupported(func.__name__)
-        elif func in _AVERAGE_POOLS and (kwargs.get("divisor_override") or args[6:7] > (0,)):
+        elif func in _AVERAGE_POOLS and any((kwargs.get("divisor_override"), *args[6:7])):
             raise Error(f"{func.__name__}: divisor_override is ignored by PopTorch; leave it out.")
         if not _is_property(func):
             self._note_operation(func, args, kwargs)

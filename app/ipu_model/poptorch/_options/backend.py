@@ -11,7 +11,7 @@ from typing import Any, Collection, Iterable, Mapping
 
 from app.ipu_model.poptorch._options import backend_keys
 from app.ipu_model.poptorch.enums import ConnectionType
-from app.ipu_model.poptorch.errors import Error, graph_error
+from app.ipu_model.poptorch.errors import Error, backend_error, graph_error
 
 # handled by the front end, or together with another name
 _NOT_FOR_THE_BACKEND = frozenset(
@@ -63,6 +63,25 @@ def validate(values: Mapping[str, Any]) -> None:
             _check_mapping(name, value, values)
         else:
             raise graph_error(f"Unknown value type {type(value)} for option {name}")
+
+
+def check_processes(values: Mapping[str, Any]) -> None:
+    """Refuse a process whose index is not among those of all processes.
+
+    Args:
+        values: as for :func:`validate`.
+
+    Raises:
+        Error: its replicas would be none of the global ones.
+    """
+    process, processes = values["distributed_process_id"], values["num_distributed_processes"]
+    if process >= processes:
+        replicas = values["replication_factor"]
+        comparison = "larger than" if process > processes else "equal to"
+        raise backend_error(
+            f"Global replica offset: {process * replicas}, is {comparison} global replication "
+            f"factor: {processes * replicas}"
+        )
 
 
 def check_offline_target(values: Mapping[str, Any]) -> None:
