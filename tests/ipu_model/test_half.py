@@ -61,6 +61,25 @@ def test_results_are_those_of_float32_rounded(function: Callable[[Tensor, Tensor
     torch.testing.assert_close(result.float(), expected, rtol=4e-3, atol=4e-3)
 
 
+def test_operations_in_place_that_change_the_shape_keep_sharing_memory() -> None:
+    x = half(3, 4)
+    base = x.view(3, 4)
+    with arithmetic():
+        x.t_().unsqueeze_(0).transpose_(0, 1)
+        x.zero_()
+    assert x.shape == (4, 1, 3)
+    assert base.equal(torch.zeros(3, 4).half())
+
+
+def test_indexing_rounds_unseen_by_the_compiler() -> None:
+    class Picks(nn.Module):
+        def forward(self, x: Tensor, index: Tensor) -> Tensor:
+            return x[index]
+
+    x, index = half(4, 3), torch.tensor([2, 0, 1, 3])
+    assert poptorch.inferenceModel(Picks())(x, index).equal(x[index])
+
+
 @given(
     values=st.lists(st.floats(-1000, 1000, width=16), min_size=2, max_size=9),
     scalar=st.floats(-8, 8, width=16),

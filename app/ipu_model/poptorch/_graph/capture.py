@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from app.ipu_model.poptorch._graph.casting import CASTING, cast_like, strided_group_norm
 from app.ipu_model.poptorch._graph.rules import Annotation, BlockEnd, BlockStart, GraphRecorder
-from app.ipu_model.poptorch.errors import Error, backend_error, graph_error
+from app.ipu_model.poptorch.errors import backend_error, graph_error
 
 
 def _loss_functions() -> FrozenSet[Callable[..., Any]]:
@@ -86,7 +86,7 @@ class Capture(TorchFunctionMode):
             return self._call(func, args, kwargs) if func in _SPECIAL else func(*args, **kwargs)
         self.recorder.before(func, args, kwargs)
         result = self._call(func, args, kwargs)
-        self.recorder.after(func, result)
+        self.recorder.after(func, args, kwargs, result)
         return result
 
     def _call(self, func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -186,10 +186,30 @@ _CLASS_LOSSES = {
 }
 
 
+def _view(tensor: torch.Tensor, *shape: Any, **named: Any) -> torch.Tensor:
+    """``Tensor.view`` of a tensor on the device, which has no strides to stand in the way.
+
+    Here convolutions may have stored it with channels innermost.
+    """
+    try:
+        return tensor.view(*shape, **named)
+    except RuntimeError:
+        return tensor.contiguous().view(*shape, **named)
+
+
+def _view_as(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return _view(tensor, other.shape)
+
+
+_VIEWS = {torch.Tensor.view: _view, torch.Tensor.view_as: _view_as}
+
+
 @functools.lru_cache(maxsize=None)
 def _handlers(casts: bool, strided_groups: bool) -> Dict[Any, Callable[..., Any]]:
     """What runs in place of torch's functions."""
-    handlers = {**(CASTING if casts else {}), **_CLASS_LOSSES}
+    handlers: Dict[Any, Callable[..., Any]] = {
+        **(CASTING if casts else {}), **_CLASS_LOSSES, **_VIEWS,
+    }  # fmt: skip
     if strided_groups:
         handlers[F.group_norm] = strided_group_norm
     return handlers
@@ -225,9 +245,9 @@ def final_loss_index(losses: List[torch.Tensor], outputs: List[torch.Tensor]) ->
         if not any(losses[index].grad_fn in ancestors[other] for other in returned)
     ]
     if not final:
-        raise backend_error("Couldn't find a loss in graph!")
+        raise graph_error("Couldn't find a loss in graph!")
     if len(final) > 1:
-        raise Error(
+        raise graph_error(
             "Multiple independent losses found in graph. Graph must have one final loss. "
             "Wrap final graph loss in poptorch.identity_loss."
         )

@@ -54,6 +54,9 @@ def for_loop(count: int, body: _Body, inputs: List[torch.Tensor]) -> List[torch.
     expected = [_kind(tensor) for tensor in state]
     for _ in range(count):
         state = _as_list(body(*state))
+        for value in state:
+            if not isinstance(value, torch.Tensor):
+                raise Error(f"poptorch.for_loop: the body must return tensors, found {type(value)}")
         if [_kind(tensor) for tensor in state] != expected:
             raise backend_error(
                 "poptorch.for_loop: the body must return tensors like those it takes, "

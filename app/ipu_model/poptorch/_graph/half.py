@@ -32,7 +32,9 @@ _LIKE_FIRST = frozenset({
 })  # fmt: skip
 # torch 2.0 hands a mode numbers where these take tensors only
 _NO_NUMBERS = frozenset({
-    "bitwise_and_", "bitwise_or", "bitwise_or_", "bitwise_xor", "bitwise_xor_",
+    torch.ops.aten.bitwise_and_.Tensor, torch.ops.aten.bitwise_or.Tensor,
+    torch.ops.aten.bitwise_or_.Tensor, torch.ops.aten.bitwise_xor.Tensor,
+    torch.ops.aten.bitwise_xor_.Tensor,
 })  # fmt: skip
 # updates its running statistics although its schema does not say so
 _WRITES_UNDECLARED = {"native_batch_norm": (3, 4)}
@@ -66,14 +68,14 @@ class HalfArithmetic(TorchDispatchMode):
         kwargs: Optional[Mapping[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        if name in _NO_NUMBERS and not isinstance(args[1], torch.Tensor):
+        if func in _NO_NUMBERS and not isinstance(args[1], torch.Tensor):
             args = (args[0], torch.tensor(args[1]))
         operands = _tensors([*args, *kwargs.values()])
         if not any(is_half(t) for t in operands):
             self.was_used |= kwargs.get("dtype") == torch.float16
             return func(*args, **kwargs)
         self.was_used = True
+        name = func.overloadpacket.__name__
         if name in _MOVES or torch.Tag.inplace_view in func.tags or _is_view(func):
             return func(*args, **kwargs)
         return self._compute(func, name, operands, args, kwargs)

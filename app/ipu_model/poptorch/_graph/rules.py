@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.ipu_model.poptorch._graph.half import HalfArithmetic, Rounding
+from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch.errors import Error, graph_error
 
 
@@ -59,15 +60,21 @@ Event = Union[BlockStart, BlockEnd, Operation, Annotation]
 _VALUES = {
     getattr(Tensor, name): name.strip("_")
     for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__",
-                 "__complex__", "__array__", "__contains__")
+                 "__complex__", "__array__", "__contains__", "allclose", "equal", "is_nonzero")
     if hasattr(Tensor, name)
 }  # fmt: skip
+_VALUES.update({getattr(torch, name): name for name in ("allclose", "equal", "is_nonzero")})
 _DATA_DEPENDENT_SHAPES = {
     function: name
-    for name in ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive")
+    for name in ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount")
     for function in (getattr(torch, name, None), getattr(Tensor, name, None))
     if function is not None
 }
+_FACTORIES = {
+    getattr(torch, name): name
+    for name in ("arange", "empty", "full", "full_like", "linspace", "logspace", "ones", "rand",
+                 "randint", "randn", "randperm", "range", "tensor", "zeros", "zeros_like")
+}  # fmt: skip
 _ADAPTIVE_POOLS = {
     F.adaptive_avg_pool1d: 1,
     F.adaptive_avg_pool2d: 2,
@@ -88,7 +95,7 @@ class DeviceTensors:
     """
 
     def __init__(self, given: Iterable[Tensor]) -> None:
-        self._storages: Set[int] = set()
+        self._storages: Set[int] = {_NO_STORAGE}
         self._kept: List[Any] = []  # a storage that is freed would lend its address to another
         self.learn(list(given))
 
@@ -106,6 +113,10 @@ class DeviceTensors:
     def hold(self, tensor: Tensor) -> bool:
         """Whether the tensor is on the device."""
         return _storage(tensor) in self._storages
+
+    def has_none_of(self, operands: List[Tensor]) -> bool:
+        """Whether there are operands and all are the host's, where their result stays, too."""
+        return bool(operands) and not any(self.hold(tensor) for tensor in operands)
 
     def require(self, operands: Iterable[Tensor]) -> None:
         """Refuse tensors that are not there. Those without dimensions may stand for numbers.
@@ -129,10 +140,16 @@ _TYPE_NAMES = {
 }  # fmt: skip
 
 
+_NO_STORAGE = 0
+
+
 def _storage(tensor: Tensor) -> int:
     if tensor.layout != torch.strided:
-        return 0
-    return tensor.untyped_storage().data_ptr()
+        return _NO_STORAGE
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # inside torch.func's transforms
+        return _NO_STORAGE
 
 
 class CompilationArithmetic(HalfArithmetic):
@@ -156,20 +173,24 @@ class CompilationArithmetic(HalfArithmetic):
         kwargs: Optional[Mapping[str, Any]] = None,
     ) -> Any:
         name = func.overloadpacket.__name__
-        if name == "index" and any(_is_mask(index) for index in args[1]):
+        operands = _tensors_in((*args, *(kwargs or {}).values()))
+        if name in _INDEXING:  # a list of numbers as index becomes a tensor inside of torch
+            operands = [t for t in operands if not self._made_by_python.hold(t)]
+        if name == "copy_" and self._on_device.hold(operands[0]):
+            del operands[1:]  # copying to the device is how a tensor of the host gets there
+        is_host = self._on_device.has_none_of(operands)
+        if name == "index" and not is_host and any(_is_mask(index) for index in args[1]):
             raise unsupported("nonzero")
-        if name not in _ENTRANCES:
-            operands: List[Tensor] = []
-            _collect((*args, *(kwargs or {}).values()), operands)
-            if name in _INDEXING:  # a list of numbers as index becomes a tensor inside of torch
-                operands = [t for t in operands if not self._made_by_python.hold(t)]
+        if name not in _ENTRANCES and not is_host:
             self._on_device.require(operands)
         # torch 2.0 indexes without suspending the capture, which would judge the rounding here
         with torch._C.DisableTorchFunction():
             result = super().__torch_dispatch__(func, types, args, kwargs)
+        if name == "slice":  # torch 2.0 shows slicing here only
+            require_elements([result])
         if name in ("lift_fresh", "lift"):  # known to the device only if a torch function did it
             self._made_by_python.learn(result)
-        else:
+        elif not is_host:
             self._on_device.learn(result)
         return result
 
@@ -201,6 +222,11 @@ class GraphRecorder:
             Error: the call needs a value, a shape that depends on values, or a mode of an operation
                 that PopTorch lacks.
         """
+        if func in _FACTORIES and "device" not in kwargs and not _called_by_ipu_model():
+            logger.warning("No device set in torch.%s(): forcing to IPU", _FACTORIES[func])
+        operands = _tensors_in((*args, *kwargs.values()))
+        if self._on_device.has_none_of(operands):
+            return
         if func in _VALUES and not _called_by_torch():
             raise graph_error(
                 f"Tensor.{_VALUES[func]}: the value of an IPU tensor is not known while the model "
@@ -213,6 +239,8 @@ class GraphRecorder:
             )
         if func in _DATA_DEPENDENT_SHAPES:
             raise unsupported(_DATA_DEPENDENT_SHAPES[func])
+        if func is torch.where and len(args) + len(kwargs) == 1:
+            raise unsupported("nonzero")
         if func in _ADAPTIVE_POOLS:
             _check_adaptive_pool(_ADAPTIVE_POOLS[func], *args[:2], **kwargs)
         elif func in _MAX_POOLS:
@@ -220,15 +248,23 @@ class GraphRecorder:
         elif func in _AVERAGE_POOLS and any((kwargs.get("divisor_override"), *args[6:7])):
             raise Error(f"{func.__name__}: divisor_override is ignored by PopTorch; leave it out.")
         if not _is_property(func):
-            self._note_operation(func, args, kwargs)
+            self._note_operation(func, operands)
 
-    def after(self, func: Any, result: Any) -> None:
-        """Note what the call returned; ``cpu_tensor.to(x.device)`` moves a tensor to the device."""
-        self._on_device.learn(result)
+    def after(
+        self, func: Any, args: Tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Note what the call returned; ``cpu_tensor.to(x.device)`` moves a tensor to the device.
 
-    def _note_operation(self, func: Any, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        operands: List[Tensor] = []
-        _collect((*args, *kwargs.values()), operands)
+        Raises:
+            Error: a tensor without elements.
+        """
+        require_elements(_tensors_in([result]))
+        values = (*args, *kwargs.values())
+        is_moved = func in _FACTORIES or any(isinstance(v, torch.device) for v in values)
+        if is_moved or not self._on_device.has_none_of(_tensors_in(values)):
+            self._on_device.learn(result)
+
+    def _note_operation(self, func: Any, operands: List[Tensor]) -> None:
         if not operands and str(getattr(func, "_qualified_op_name", "")).startswith("poptorch::"):
             return  # an annotation
         for tensor in operands:
@@ -241,6 +277,19 @@ class GraphRecorder:
             self.events[-1] = Operation(last.parameters | used)
 
 
+def require_elements(tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors without elements: a device has none.
+
+    Raises:
+        Error: as said.
+    """
+    for tensor in tensors:
+        if tensor.numel() == 0:
+            raise graph_error(
+                f"Zero-sized tensors are unsupported (Got shape {list(tensor.shape)})."
+            )
+
+
 def unsupported(*operations: str) -> Error:
     """PopTorch's error for operations that its compiler lacks."""
     names = ", ".join(f"aten::{name}" for name in operations)
@@ -251,12 +300,14 @@ def unsupported(*operations: str) -> Error:
     )
 
 
-def _collect(values: Iterable[Any], found: List[Tensor]) -> None:
+def _tensors_in(values: Iterable[Any]) -> List[Tensor]:
+    found: List[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            _collect(value, found)
+            found += _tensors_in(value)
+    return found
 
 
 def _is_property(func: Callable[..., Any]) -> bool:
@@ -284,12 +335,26 @@ def _check_adaptive_pool(dimensions: int, input: Tensor, output_size: Any) -> No
 
 
 def _called_by_torch() -> bool:
-    """Whether torch's own code asks: its shortcuts look at masks, which PopTorch never reaches."""
+    """Whether torch's own code asks: its shortcuts look at masks, which PopTorch never reaches.
+
+    Batch norm without momentum does not: its number of batches would have to be known.
+    """
     frame: Any = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(("app.ipu_model.poptorch", "torch.overrides", "torch._tensor",
                                   "torch._compile", "torch._dynamo")):  # fmt: skip
-            return bool(module.startswith("torch."))
+            return bool(module.startswith("torch.")) and module != "torch.nn.modules.batchnorm"
         frame = frame.f_back
     return False
+
+
+def _called_by_ipu_model() -> bool:
+    """Whether an operation of this package asks, and not the program."""
+    frame: Any = sys._getframe(1)
+    while frame.f_globals.get("__name__") in (__name__, _CAPTURE, "torch.overrides"):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__")).startswith("app.ipu_model.")
+
+
+_CAPTURE = "app.ipu_model.poptorch._graph.capture"
