@@ -90,6 +90,42 @@ def test_an_executable_alone_needs_the_model(tmp_path: Path) -> None:
     assert torch.equal(again(X), original(X))
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [
+        torch.tanh,
+        torch.sigmoid,
+        torch.nn.functional.gelu,
+        torch.nn.functional.softplus,
+        torch.nn.functional.silu,
+        torch.nn.functional.hardtanh,
+    ],
+)
+def test_a_model_keeps_a_function_of_torch(activation: Any, tmp_path: Path) -> None:
+    model = Net().eval()
+    model.activation = activation
+    original = poptorch.inferenceModel(model)
+    original.compileAndExport(str(tmp_path / "m"), X)
+    assert torch.equal(poptorch.load(str(tmp_path / "m"))(X), original(X))
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def test_an_executable_is_loaded_without_the_model_beside_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "m")
+    model = Net().eval()
+    model.activation = doubled
+    original = poptorch.inferenceModel(model)
+    original.compileAndExport(path, X)
+    with pytest.raises(poptorch.Error, match=r"doubled is neither .* call loadExecutable"):
+        poptorch.load(path)
+    again = poptorch.inferenceModel(model)
+    again.loadExecutable(path)
+    assert torch.equal(again(X), original(X))
+
+
 def test_saving_needs_an_executable(tmp_path: Path) -> None:
     with pytest.raises(poptorch.Error, match="Model has not been compiled"):
         training().save(str(tmp_path / "m"))
@@ -111,12 +147,17 @@ class Attack:
         return (exec, ("import tests.ipu_model.test_export as t; t.Attack.ran = True",))
 
 
+def replaced(part: Any, objects: bytes) -> Any:
+    """A part of a file with other objects."""
+    return torch.frombuffer(bytearray(objects), dtype=torch.uint8), part[1]
+
+
 def test_a_strangers_file_runs_no_code(tmp_path: Path) -> None:
     whole, inside = tmp_path / "whole", tmp_path / "inside"
     whole.write_bytes(pickle.dumps(Attack()))
     poptorch.inferenceModel(Net().eval()).compileAndExport(str(inside), X)
     content = torch.load(inside, weights_only=False)
-    content["objects"] = torch.frombuffer(bytearray(pickle.dumps(Attack())), dtype=torch.uint8)
+    content["model"] = replaced(content["model"], pickle.dumps(Attack()))
     torch.save(content, inside)
     with pytest.raises(poptorch.Error, match="not an executable of the IPU Model"):
         poptorch.load(str(whole))
@@ -144,7 +185,7 @@ def test_a_name_leads_to_nothing_that_its_module_imported(
     content = torch.load(path, weights_only=False)
     texts = [b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name, str(made))]
     called = b"\x80\x04" + texts[0] + texts[1] + b"\x93" + texts[2] + b"\x85R."  # name(made)
-    content["objects"] = torch.frombuffer(bytearray(called), dtype=torch.uint8)
+    content["model"] = replaced(content["model"], called)
     torch.save(content, path)
     with pytest.raises(poptorch.Error, match=r"neither a module nor|has not imported"):
         poptorch.load(str(path))
@@ -167,8 +208,52 @@ def test_a_class_that_was_not_imported_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m"
     poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)
     content = torch.load(path, weights_only=False)
-    renamed = bytes(content["objects"].numpy()).replace(b"test_export", b"test_expory")
-    content["objects"] = torch.frombuffer(bytearray(renamed), dtype=torch.uint8)
+    renamed = bytes(content["model"][0].numpy()).replace(b"test_export", b"test_expory")
+    content["model"] = replaced(content["model"], renamed)
     torch.save(content, path)
     with pytest.raises(poptorch.Error, match=r"import tests\.ipu_model\.test_expory before"):
+        poptorch.load(str(path))
+
+
+class Configured(Net):
+    """Holds an object that nobody vouches for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Attack.Settings()
+
+
+Attack.Settings = type("Settings", (), {"__module__": __name__, "__qualname__": "Attack.Settings"})
+
+
+def test_saving_says_what_cannot_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "m")
+    poptorch.inferenceModel(Configured().eval()).compileAndExport(path, X)
+    assert "The model is saved, but cannot be loaded" in caplog.text
+    assert "Attack.Settings is neither" in caplog.text
+    again = poptorch.inferenceModel(Configured().eval())
+    again.loadExecutable(path)
+    assert again.isCompiled()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 constants.pkl", b"old tar format"])
+def test_formats_whose_loader_runs_code_are_not_given_to_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(content)
+    with pytest.raises(poptorch.Error, match="not an executable of the IPU Model"):
+        poptorch.load(str(path))
+
+
+def test_a_file_makes_no_connection(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    poptorch.inferenceModel(Net().eval()).compileAndExport(str(path), X)
+    content = torch.load(path, weights_only=False)
+    group = (
+        b"\x80\x04capp.ipu_model.poptorch._device.fabric\n_Group\n(V127.0.0.1\nK\x01K\x01K\x00tR."
+    )
+    content["executable"] = (torch.frombuffer(bytearray(group), dtype=torch.uint8), {})
+    torch.save(content, path)
+    with pytest.raises(poptorch.Error, match="_Group is neither a module nor a plain value"):
         poptorch.load(str(path))

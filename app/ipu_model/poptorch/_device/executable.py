@@ -25,11 +25,15 @@ from app.ipu_model.poptorch._graph.capture import Capture, final_loss_index
 from app.ipu_model.poptorch._graph.half import HalfArithmetic
 from app.ipu_model.poptorch._graph.overlap import check_overlap
 from app.ipu_model.poptorch._graph.placement import Placement
-from app.ipu_model.poptorch._graph.rules import CompilationArithmetic, DeviceTensors, GraphRecorder
+from app.ipu_model.poptorch._graph.rules import (
+    CompilationArithmetic,
+    DeviceTensors,
+    GraphRecorder,
+    require_elements,
+)
 from app.ipu_model.poptorch._optimizers.rounding import HalfRounding
 from app.ipu_model.poptorch.errors import backend_error
 from app.ipu_model.poptorch.options import Options
-
 
 # threads take turns: random numbers and the number of threads are the whole process's
 _device = threading.RLock()
@@ -87,9 +91,9 @@ class Executable:
         random_state = self.random.state
         with self._entered():
             self._guard = TensorGuard(self.model)
-            tensors = DeviceTensors(
-                [*part.tensors(), *self.model.parameters(), *self.model.buffers()]
-            )
+            held = [*part.tensors(), *self.model.parameters(), *self.model.buffers()]
+            require_elements(held)
+            tensors = DeviceTensors(held)
             half, recorder = CompilationArithmetic(self.rounding, tensors), GraphRecorder(tensors)
             self.random.next_micro_batch(0)
             with half, self._capture(recorder) as capture:

@@ -3,7 +3,7 @@
 Real ones hold compiled machine code; these hold what is needed to compile again: the arguments,
 and, if asked for, the model, its options and its optimiser. A file may come from a stranger, so it
 is read without running code: tensors by torch's ``weights_only`` loader, objects by an unpickler
-that makes nothing but modules, options, optimisers and plain values. Source of the API:
+that makes nothing but modules, options, optimisers, functions of torch and plain values. Source:
 graphcore/poptorch, python/_poptorch_data.py (SDK 3.4).
 """
 
@@ -13,6 +13,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import BuiltinFunctionType
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -22,7 +23,8 @@ from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch.errors import Error
 from app.ipu_model.poptorch.options import Options
 
-_FORMAT = "ipu-model-executable"
+_Pickled = Tuple[torch.Tensor, Dict[str, torch.Tensor]]
+_FORMAT = "ipu-model-executable-2"
 
 
 @dataclass
@@ -59,15 +61,27 @@ def write(
     folder = path.parent
     assert not folder.exists() or folder.is_dir(), f"Destination folder {folder} is not a directory"
     folder.mkdir(parents=True, exist_ok=True)
-    exported = None if model is None else (model, options.clone(), optimizer)
-    objects, tensors = _pickled((tuple(arguments), rng_state, training, exported))
-    torch.save(
-        {"format": _FORMAT, "version": version, "objects": objects, "tensors": tensors}, path
-    )
+    parts: Dict[str, Any] = {"executable": (tuple(arguments), rng_state, training)}
+    if model is not None:
+        parts["model"] = (model, options.clone(), optimizer)
+    pickled = {name: _pickled(part) for name, part in parts.items()}
+    for name, part in pickled.items():
+        try:
+            _Unpickler(part, str(path)).load()
+        except Error as error:
+            logger.warning("The %s is saved, but cannot be loaded: %s", name, error.message)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"format": _FORMAT, "version": version, **pickled}, partial)
+    partial.replace(path)
 
 
-def read(filename: str, version: str) -> SavedExecutable:
+def read(filename: str, version: str, with_model: bool) -> SavedExecutable:
     """Load what ``write`` saved.
+
+    Args:
+        filename: the file.
+        version: the one that must have written it.
+        with_model: also make the model, its options and its optimiser, if they were exported.
 
     Raises:
         Error: another version wrote the file, or it is not an executable.
@@ -75,6 +89,8 @@ def read(filename: str, version: str) -> SavedExecutable:
     path = Path(filename)
     if path.is_dir():
         path = path / "model.poptorch"
+    if not _is_plain_archive(path):
+        raise Error(f"{path}: not an executable of the IPU Model; save it with compileAndExport.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's loader comments on files and on itself
@@ -88,13 +104,26 @@ def read(filename: str, version: str) -> SavedExecutable:
             f"{path}: The PopTorch version mismatch: it was saved by {content['version']}, this is "
             f"{version}; export it again."
         )
-    values = _Unpickler(bytes(content["objects"].numpy()), content["tensors"], str(path)).load()
-    arguments, rng_state, training, exported = values
-    model, options, optimizer = exported if exported is not None else (None, None, None)
+    arguments, rng_state, training = _Unpickler(content["executable"], str(path)).load()
+    model, options, optimizer = (
+        _Unpickler(content["model"], str(path)).load()
+        if with_model and "model" in content
+        else (None, None, None)
+    )
     return SavedExecutable(Arguments(*arguments), rng_state, training, model, options, optimizer)
 
 
-def _pickled(value: Any) -> Tuple[torch.Tensor, Dict[str, torch.Tensor]]:
+def _is_plain_archive(path: Path) -> bool:
+    """Whether torch up to 2.5 would keep to ``weights_only`` when it loads the file.
+
+    It does not for its old tar format and for TorchScript programs (CVE-2025-32434), which it tells
+    by the first bytes and by an entry's name.
+    """
+    content = path.read_bytes()
+    return content.startswith(b"PK\x03\x04") and b"constants.pkl" not in content
+
+
+def _pickled(value: Any) -> _Pickled:
     """The objects as bytes, and apart from them their tensors."""
     stream = io.BytesIO()
     pickler = _Pickler(stream)
@@ -109,6 +138,8 @@ class _Pickler(pickle.Pickler):
         self._keys: Dict[int, str] = {}
 
     def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, BuiltinFunctionType) and value.__name__ in _ACTIVATIONS:
+            return ("function", value.__name__, False)  # pickle knows no home of torch's own
         if not isinstance(value, torch.Tensor):
             return None
         key = self._keys.setdefault(id(value), str(len(self._keys)))
@@ -120,14 +151,17 @@ class _Pickler(pickle.Pickler):
 class _Unpickler(pickle.Unpickler):
     """Makes plain values, torch's and importable modules, and this package's own objects."""
 
-    def __init__(self, objects: bytes, tensors: Dict[str, torch.Tensor], where: str) -> None:
-        super().__init__(io.BytesIO(objects))
+    def __init__(self, part: _Pickled, where: str) -> None:
+        objects, tensors = part
+        super().__init__(io.BytesIO(bytes(objects.numpy())))
         self._tensors = tensors
         self._made: Dict[str, torch.Tensor] = {}
         self._where = where
 
     def persistent_load(self, pid: Any) -> Any:
         kind, key, requires_grad = pid
+        if kind == "function" and key in _ACTIVATIONS:
+            return getattr(torch, key)
         if key not in self._made:
             tensor = self._tensors[key]
             self._made[key] = (
@@ -150,15 +184,13 @@ class _Unpickler(pickle.Unpickler):
             )
         home = str(getattr(found, "__module__", ""))
         if isinstance(found, type):
-            if issubclass(found, (torch.nn.Module, torch.optim.Optimizer)) or home.startswith(
-                "app.ipu_model.poptorch."
-            ):
+            if issubclass(found, (torch.nn.Module, torch.optim.Optimizer)) or home.startswith(_OWN):
                 return found
-        elif home == module == "torch.nn.functional":
+        elif home == module == "torch.nn.functional" or module == "torch._C._nn":
             return found
         raise Error(
             f"{self._where}: {module}.{name} is neither a module nor a plain value, and is not "
-            "loaded; export with export_model=False and call loadExecutable."
+            "loaded; wrap the model yourself and call loadExecutable."
         )
 
 
@@ -175,11 +207,21 @@ def _defined(module: str, name: str) -> Any:
     return found
 
 
+_FRONT_END = "app.ipu_model.poptorch."
+# what executors hold; none of these classes does anything when it is made
+_OWN = tuple(
+    _FRONT_END + part
+    for part in ("_data.arguments", "_optimizers.", "_options.", "blocks", "enums", "optim",
+                 "options")
+)  # fmt: skip
 _PLAIN = frozenset({
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "slice"), ("builtins", "range"),
     ("builtins", "complex"), ("builtins", "object"), ("builtins", "bytearray"),
     ("builtins", "dict"), ("builtins", "list"), ("builtins", "int"), ("builtins", "float"),
     ("collections", "OrderedDict"), ("collections", "defaultdict"), ("copyreg", "_reconstructor"),
     ("torch", "Size"), ("torch", "device"), ("torch.serialization", "_get_layout"),
-    ("torch._C._nn", "gelu"), ("torch", "relu"), ("torch", "tanh"), ("torch", "sigmoid"),
+})  # fmt: skip
+_ACTIVATIONS = frozenset({
+    "abs", "celu", "cos", "erf", "exp", "log", "log_softmax", "relu", "selu", "sigmoid", "sin",
+    "softmax", "square", "tanh",
 })  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Tuple
 import torch
 
 from app.ipu_model.poptorch._optimizers.rounding import HalfRounding
-from app.ipu_model.poptorch.errors import Error
+from app.ipu_model.poptorch.errors import Error, graph_error
 from app.ipu_model.poptorch.options import Options
 
 _MASK = (1 << 64) - 1
@@ -60,27 +60,26 @@ class ModuleModes:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._compiled = [(module, module.training) for module in model.modules()]
-        self._changed: List[torch.nn.Module] = []
+        self._changed: List[Tuple[torch.nn.Module, bool]] = []
 
     def __enter__(self) -> "ModuleModes":
         # only those that differ: setting a module's attribute is slow
-        self._changed = [m for m, training in self._compiled if m.training is not training]
-        self._toggle()
+        self._changed = [(m, compiled) for m, compiled in self._compiled if m.training != compiled]
+        for module, compiled in self._changed:
+            module.training = compiled
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._toggle()
-
-    def _toggle(self) -> None:
-        for module in self._changed:
-            module.training = not module.training
+        for module, compiled in self._changed:  # not those that forward itself has set
+            module.training = not compiled
 
 
 class PythonAttributes:
-    """Plain attributes that ``forward`` sets: they have the values of the pass at compilation.
+    """Attributes that ``forward`` sets and that are no parameters, buffers or modules.
 
-    PopTorch runs ``forward`` once, so that a counter is baked in as it was then, and a list grows
-    once. Here ``forward`` runs for every micro-batch and must find the same.
+    PopTorch runs ``forward`` once, so that a counter is baked in as it was then, a list grows once,
+    and what is kept for later passes is never met again. Here ``forward`` runs for every
+    micro-batch and must find the same.
 
     Args:
         model: as it is before the pass.
@@ -88,52 +87,109 @@ class PythonAttributes:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._modules = list(model.modules())
-        self._before = [_plain_attributes(module) for module in self._modules]
+        self._before = [_attributes(module) for module in self._modules]
+        weights = {id(t) for t in (*model.parameters(), *model.buffers())}  # may have other names
+        self._tensors = [
+            (value, value._version, value.detach().clone())
+            for found in self._before
+            for value in found.values()
+            if _has_version(value) and id(value) not in weights
+        ]
         self._changed: List[Tuple[torch.nn.Module, str, Any, Any]] = []
+        self._written: List[Tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def captured(self) -> None:
         """Compare with what the pass left behind."""
         for module, before in zip(self._modules, self._before):
-            after = _plain_attributes(module)
-            self._changed += [
-                (module, name, before[name], after[name])
-                for name in before
-                if name in after and before[name] != after[name]
-            ]
-        self._before = []
+            after = _attributes(module)
+            for name in {**before, **after}:
+                was, now = before.get(name, _ABSENT), after.get(name, _ABSENT)
+                if _differ(was, now):
+                    if isinstance(now, torch.Tensor):
+                        now = now.detach()  # or it would keep the pass's activations alive
+                    self._changed.append((module, name, was, now))
+        self._written = [
+            (tensor, before, tensor.detach().clone())
+            for tensor, version, before in self._tensors
+            # views of a buffer count its changes, which are the device's own
+            if tensor._version != version and not tensor.equal(before)
+        ]
+        self._before, self._tensors = [], []
 
     def restore(self) -> None:
         """Give changed attributes the values from before the pass; for the next one."""
         for module, name, before, _ in self._changed:
-            _set_plain(module, name, before)
+            _set_attribute(module, name, before)
+        for tensor, values, _ in self._written:
+            tensor.data.copy_(values)
 
     def settle(self) -> None:
         """Give them the values that the pass at compilation left behind."""
         for module, name, _, after in self._changed:
-            _set_plain(module, name, after)
+            _set_attribute(module, name, after)
+        for tensor, _, values in self._written:
+            tensor.data.copy_(values)
 
 
-class _Length(int):
-    """Of a list that may grow: its items are not compared."""
+class _Contents:
+    """What a list or a dictionary held; the items themselves are not looked into."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+        self.items = list(container.items() if isinstance(container, dict) else container)
+
+    def same_as(self, other: "_Contents") -> bool:
+        return (
+            self.container is other.container
+            and len(self.items) == len(other.items)
+            and all(_is_same(mine, theirs) for mine, theirs in zip(self.items, other.items))
+        )
+
+    def restore(self) -> Any:
+        self.container.clear()
+        if isinstance(self.container, dict):
+            self.container.update(self.items)
+        else:
+            self.container.extend(self.items)
+        return self.container
 
 
-def _plain_attributes(module: torch.nn.Module) -> Dict[str, Any]:
-    found: Dict[str, Any] = {}
-    for name, value in vars(module).items():
-        if name == "training" or name.startswith("_"):
-            continue
-        if isinstance(value, (bool, int, float, str)) or value is None:
-            found[name] = value
-        elif isinstance(value, list):
-            found[name] = _Length(len(value))
-    return found
+_ABSENT = object()
+_PLAIN = (bool, int, float, str, type(None))
+_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
 
 
-def _set_plain(module: torch.nn.Module, name: str, value: Any) -> None:
-    if isinstance(value, _Length):
-        del vars(module)[name][value:]
+def _attributes(module: torch.nn.Module) -> Dict[str, Any]:
+    return {
+        name: _Contents(value) if type(value) in (list, dict) else value
+        for name, value in vars(module).items()
+        if name not in _OF_EVERY_MODULE
+    }
+
+
+def _has_version(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_inference()
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    if isinstance(before, tuple) and isinstance(after, tuple):  # a key and its value
+        return len(before) == len(after) and all(map(_is_same, before, after))
+    return before is after or (
+        isinstance(before, _PLAIN) and isinstance(after, _PLAIN) and before == after
+    )
+
+
+def _differ(before: Any, after: Any) -> bool:
+    if isinstance(before, _Contents) and isinstance(after, _Contents):
+        return not before.same_as(after)
+    return not _is_same(before, after)
+
+
+def _set_attribute(module: torch.nn.Module, name: str, value: Any) -> None:
+    if value is _ABSENT:
+        vars(module).pop(name, None)
     else:
-        vars(module)[name] = value
+        vars(module)[name] = value.restore() if isinstance(value, _Contents) else value
 
 
 class TensorGuard:
@@ -191,7 +247,7 @@ class TensorGuard:
                 and options.broadcast_buffers
                 and options.replication_factor > 1
             ):
-                raise Error(
+                raise graph_error(
                     "PopTorch does not support broadcasting buffers. If your model is able to "
                     "tolerate buffers becoming out of sync between replicas, you can disable "
                     "buffer broadcasting using poptorch.Options.broadcastBuffers(False)."
