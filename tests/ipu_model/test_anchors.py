@@ -116,3 +116,17 @@ def test_anchors_set_after_wrapping_do_not_reach_the_executor() -> None:
     executor(BATCH)
     with pytest.raises(AssertionError, match="No tensor with name w found"):
         executor.getAnchoredTensor("w")
+
+
+def test_automatic_loss_scaling_can_be_watched() -> None:
+    options = poptorch.Options().deviceIterations(3)
+    options.Training.setAutomaticLossScaling(True)
+    options.outputMode(OutputMode.All)
+    options.anchorTensor("scale", "finalLossScale")
+    model = Net().half()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.0, loss_scaling=8.0)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    executor(BATCH[:6].half())
+    # small gradients: doubled after every update
+    assert executor.getAnchoredTensor("scale").tolist() == [8.0, 16.0, 32.0]
+    assert "finalLossScale" in executor.getTensorNames()

@@ -273,6 +273,15 @@ def test_error_of_the_dataset_reaches_the_consumer(mode: DataLoaderMode) -> None
     loader.terminate()
 
 
+@AHEAD
+def test_error_at_the_first_batch_is_a_failed_start(mode: DataLoaderMode) -> None:
+    loader = loader_of(Calls(6, fail_at_3), 6, mode=mode)
+    with pytest.raises(poptorch.Error, match=FAILED) as error:
+        next(iter(loader))
+    assert "sample 3 cannot be read" in str(error.value.__cause__)
+    loader.terminate()
+
+
 def test_empty_dataset_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(poptorch.Error, match=FAILED):
         loader_of(Numbers(3), 4)

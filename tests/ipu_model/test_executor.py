@@ -42,7 +42,7 @@ def training_executor(model: nn.Module) -> poptorch.PoplarExecutor:
 
 def test_options_must_be_options() -> None:
     for wrap in (poptorch.trainingModel, poptorch.inferenceModel):
-        with pytest.raises(poptorch.Error, match="options"):
+        with pytest.raises(poptorch.Error, match=r"'options' is of type <class 'dict'> .Expected"):
             wrap(Net(), {"deviceIterations": 2})  # type: ignore[arg-type]
 
 
@@ -92,8 +92,19 @@ def test_failed_wrapping_leaves_the_module_unwrapped() -> None:
 def test_gradient_accumulation_is_refused_for_inference() -> None:
     options = poptorch.Options()
     options.Training.gradientAccumulation(2)
-    with pytest.raises(poptorch.Error, match="Gradient accumulation must be left"):
+    message = (
+        "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its "
+        "default value (1) when running a poptorch.inferenceModel()."
+    )
+    with pytest.raises(poptorch.Error) as pipelined:
         poptorch.inferenceModel(Net(), options)
+    assert pipelined.value.message.startswith(message + " Use poptorch.Options().deviceIterations ")
+    options = options.clone().setExecutionStrategy(
+        poptorch.ShardedExecution(poptorch.AutoStage.SameAsIpu)
+    )
+    with pytest.raises(poptorch.Error) as sharded:
+        poptorch.inferenceModel(Net(), options)
+    assert sharded.value.message == message
 
 
 def test_set_optimizer_is_an_attribute_error_on_an_inference_executor() -> None:
@@ -124,6 +135,22 @@ def test_model_is_the_users_module_and_answers_unknown_attributes() -> None:
         executor.no_such_attribute  # noqa: B018
 
 
+def test_mode_of_an_inference_executor_can_be_set_through_it_until_it_is_compiled() -> None:
+    class Mode(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if self.training else x
+
+    model = Mode()
+    by_model, by_executor = poptorch.inferenceModel(model), poptorch.inferenceModel(model)
+    by_model.model.eval()
+    by_executor.eval()
+    assert model.training
+    assert torch.equal(by_model(X), X)
+    assert torch.equal(by_executor(X), X)
+    by_model.model.train()
+    assert torch.equal(by_model(X), X)
+
+
 def test_forward_sees_micro_batches_on_the_ipu() -> None:
     model = Net()
     options = poptorch.Options().deviceIterations(2).replicationFactor(2)
@@ -142,6 +169,19 @@ def test_error_in_forward_propagates_and_the_device_is_left() -> None:
     assert torch.is_grad_enabled()
     assert not executor.isCompiled()
     executor(X)
+
+
+def test_a_mode_that_forward_sets_stays() -> None:
+    class Freezing(Net):
+        def forward(self, x: Tensor) -> Any:
+            self.linear.eval()
+            return super().forward(x)
+
+    model = Freezing()
+    executor = training_executor(model)
+    for _ in range(2):
+        assert executor(X)[1:] == (True, False)
+        assert not model.linear.training
 
 
 def test_gradients_are_enabled_while_training_and_disabled_in_inference() -> None:

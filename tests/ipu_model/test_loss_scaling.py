@@ -121,3 +121,35 @@ def test_loss_scaling_becomes_variable(package: Any) -> None:
     assert is_automatic(options())
     assert settings_of(optimizer, poptorch.Options()).loss_scaling_is_constant
     assert not settings_of(optimizer, options()).loss_scaling_is_constant
+
+
+class HalfNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2).half())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return poptorch.identity_loss((self.weight * x).float(), "sum")
+
+
+def test_factor_is_saved_and_loaded_with_the_optimizer() -> None:
+    x = torch.ones(16).half()
+
+    def run(state: Any = None) -> "tuple[Any, Any]":
+        model = HalfNet()
+        optimizer: Any = poptorch.optim.Adam(model.parameters(), lr=0.1, loss_scaling=2.0)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        executor = poptorch.trainingModel(model, options(), optimizer)
+        executor.compile(x)
+        start = optimizer.state_dict()
+        executor(x)
+        return start, optimizer.state_dict()
+
+    start, end = run()
+    resumed_start, resumed_end = run(end)
+    found = [s["ipu_state"]["lossScaleUpdateFactor"].item()
+             for s in (start, end, resumed_start, resumed_end)]  # fmt: skip
+    # small gradients double the factor in each of the 4 iterations of a call
+    assert found == [1.0, 16.0, 16.0, 256.0]
+    assert resumed_end["ipu_param"]["lossScaling_FLOAT"] == 2.0

@@ -114,6 +114,15 @@ def test_counter_of_batches_is_frozen(executor_of: Any) -> None:
     assert model.norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("wrap", [poptorch.trainingModel, poptorch.inferenceModel])
+def test_averaging_over_all_batches_needs_their_number_and_is_refused(wrap: Any) -> None:
+    model = Normed()
+    model.norm.momentum = None
+    with pytest.raises(poptorch.Error, match=r"Tensor\.float: the value of an IPU tensor"):
+        wrap(model)(batch_of(1))
+    poptorch.inferenceModel(model.eval())(batch_of(1))
+
+
 def test_training_mode_in_inference_normalises_by_the_batch_and_updates_nothing() -> None:
     model = Normed().train()
     _, found = poptorch.inferenceModel(model, options_for(2, 1, 1))(batch_of(2))

@@ -174,3 +174,18 @@ def test_velocity_scaling_of_separate_tensors_is_ignored_with_a_warning(
     optimizer = poptorch.optim.SGD(Net().parameters(), lr=0.1, velocity_scaling=2.0)
     assert "velocity_scaling value ignored when using the separate variant" in caplog.text
     assert "velocity_scaling" not in optimizer.param_groups[0]
+
+
+def test_velocity_scaling_of_a_group_counts_for_the_combined_tensor_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Net()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, loss_scaling=2.0)
+    executor = compiled(optimizer, model)
+    optimizer.loss_scaling = 4.0
+    optimizer.param_groups[0]["velocity_scaling"] = 4.0
+    executor.setOptimizer(optimizer)
+    assert (
+        "Ignoring unexpected group 0 attribute in SGD2 optimizer: ['velocity_scaling']"
+        in caplog.text
+    )

@@ -135,6 +135,16 @@ def test_state_is_none_before_compilation_and_kept_by_destroy() -> None:
     assert all(torch.equal(after[name], on_device[name]) for name in on_device)
 
 
+def test_offline_target_has_no_state_to_read() -> None:
+    model, calls = Net(), call_data(TWO_THREE_TWO)
+    optimizer: Any = optimizer_of(poptorch.optim, MOMENTUM, model)
+    options = TWO_THREE_TWO.options().useOfflineIpuTarget(21)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    executor.compile(*calls[0])
+    state = optimizer.state_dict()
+    assert (state["ipu_state"], state["ipu_param"]) == (None, None)
+
+
 def test_state_dict_holds_copies_and_the_scalars_of_each_weight() -> None:
     model, calls = Net(), call_data(TWO_THREE_TWO)
     optimizer: Any = optimizer_of(poptorch.optim, MOMENTUM, model)
@@ -168,10 +178,34 @@ def test_entry_missing_from_a_loaded_state_warns_and_keeps_its_value(
     kept = state["ipu_state"].pop("Accl1___first.bias")
     state["ipu_state"]["Accl1___first.weight"].fill_(7)
     optimizer.load_state_dict(state)
-    assert "Accl1___first.bias is missing from the loaded optimizer state" in caplog.text
+    assert "writeOptimizerState: ignoring missing state Accl1___first.bias" in caplog.text
     found = optimizer.state_dict()["ipu_state"]
     assert torch.equal(found["Accl1___first.bias"], kept)
     assert torch.equal(found["Accl1___first.weight"], torch.full((4, 3), 7.0))
+
+
+def test_scalars_of_a_loaded_state_are_compared_with_the_groups(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = call_data(TWO_THREE_TWO)
+    model = Net()
+    optimizer: Any = poptorch.optim.Adam(model.parameters(), lr=0.5)
+    executor = poptorch.trainingModel(model, TWO_THREE_TWO.options(), optimizer)
+    executor.compile(*calls[0])
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    assert "optimizer" not in caplog.text
+    resumed = Net()
+    changed: Any = poptorch.optim.Adam(resumed.parameters(), lr=0.5)
+    del state["ipu_param"]["learningRate___specific___first.bias"]
+    changed.load_state_dict(state)
+    changed.param_groups[0]["lr"] = 0.25
+    poptorch.trainingModel(resumed, TWO_THREE_TWO.options(), changed).compile(*calls[0])
+    assert "ignoring missing parameter learningRate___specific___first.bias" in caplog.text
+    assert (
+        "learningRate___specific___first.weight is 0.5 in the loaded optimizer state, but the "
+        "optimizer's groups now make it 0.25"
+    ) in caplog.text
 
 
 def test_state_loaded_before_wrapping_survives_until_compilation() -> None:

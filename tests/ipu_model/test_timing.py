@@ -85,9 +85,32 @@ def test_hooks_run_around_every_compilation_until_removed() -> None:
     after.remove()
 
 
+def test_the_second_hooks_run_although_compilation_fails() -> None:
+    calls: List[str] = []
+    after = poptorch.registerPostCompileHook(lambda: calls.append("after"))
+    with pytest.raises(AssertionError, match="Invalid batch dimension"):
+        poptorch.inferenceModel(Pair(), poptorch.Options().deviceIterations(2))(
+            torch.ones(1), torch.ones(1)
+        )
+    after.remove()
+    assert calls == ["after"]
+
+
 @pytest.mark.parametrize(
-    "register", [poptorch.registerPreCompileHook, poptorch.registerPostCompileHook]
+    ("register", "kind"),
+    [(poptorch.registerPreCompileHook, "Pre"), (poptorch.registerPostCompileHook, "Post")],
 )
-def test_hooks_must_be_callable(register: Any) -> None:
-    with pytest.raises(RuntimeError, match="must be callable"):
+def test_hooks_must_be_callable(register: Any, kind: str) -> None:
+    with pytest.raises(RuntimeError, match=f"{kind}-compile hook must be callable"):
         register(3)
+
+
+def test_synthetic_data_is_not_transferred() -> None:
+    options = poptorch.Options().deviceIterations(4).enableSyntheticData(True)
+    executor = poptorch.inferenceModel(Pair(), options)
+    executor(torch.ones(4), torch.ones(4))
+    assert executor.getPerfCounters() == {
+        "input": [[], []], "input_complete": [[], []],
+        "output": [[], [], []], "output_complete": [[], [], []],
+    }  # fmt: skip
+    assert executor.getLatency() == (0.0, 0.0, 0.0)

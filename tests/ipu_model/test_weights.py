@@ -44,6 +44,27 @@ def after_one_step() -> Tensor:
 INITIAL = Net().linear.weight.detach().clone()
 
 
+def test_which_weights_are_trained_is_settled_at_compilation() -> None:
+    model = Net()
+    model.linear.bias.requires_grad = False
+    executor = trained(model)
+    model.linear.weight.requires_grad = False
+    model.linear.bias.requires_grad = True
+    weight, bias = (tensor.detach().clone() for tensor in model.linear.parameters())
+    executor(X)
+    assert not torch.equal(model.linear.weight, weight)
+    assert torch.equal(model.linear.bias, bias)
+    assert [p.requires_grad for p in model.linear.parameters()] == [False, True]
+    assert model.linear.bias.grad is None
+
+
+def test_a_model_whose_weights_are_all_frozen_gives_its_loss() -> None:
+    model = Net()
+    model.requires_grad_(False)
+    assert torch.allclose(trained(model)(X)[0], (Net().linear(X) ** 2).mean())
+    assert torch.equal(model.linear.weight, INITIAL)
+
+
 # ---- wrapping
 
 
@@ -290,3 +311,9 @@ def test_each_replica_has_its_own_buffers_and_the_host_reads_the_first() -> None
     assert model.total == 2
     inference.copyWeightsToDevice()
     assert inference(batch).tolist() == [3.0, 12.0]
+
+
+def test_weights_that_differ_between_replicas_are_refused_by_name() -> None:
+    executor = poptorch.trainingModel(Net())
+    with pytest.raises(poptorch.Error, match="replicaGrouping: weights that differ"):
+        executor.linear.weight.replicaGrouping(poptorch.CommGroupType.Orthogonal, 2)

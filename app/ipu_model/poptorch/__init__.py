@@ -64,13 +64,8 @@ from app.ipu_model.poptorch.errors import (
     UnrecoverableError,
     createPoptorchError,
 )
-from app.ipu_model.poptorch.executor import (
-    VERSION,
-    PoplarExecutor,
-    inferenceModel,
-    load,
-    trainingModel,
-)
+from app.ipu_model.poptorch.executor import PoplarExecutor
+from app.ipu_model.poptorch.models import VERSION, inferenceModel, load, trainingModel
 from app.ipu_model.poptorch.ops import (
     ctc_beam_search_decoder,
     custom_op,

@@ -195,8 +195,8 @@ class AsynchronousDataAccessor:
     Raises:
         AssertionError: a ``rebatched_size`` below 2, or a loader whose short last batch it would
             take to handle; iteration after ``terminate``.
-        Error: the loader is asynchronous already; the dataset is empty or yields something else
-            (the latter, and the former without a length, at the first iteration).
+        Error: the loader is asynchronous already; the dataset is empty, fails at its first batch or
+            yields something else (at the first iteration, as does an empty one without a length).
     """
 
     def __init__(
@@ -285,6 +285,10 @@ class AsynchronousDataAccessor:
         except StopIteration:
             if not self._has_loaded and self.rebatched_size is None:
                 raise Error(_NOT_STARTED) from None
+            raise
+        except Exception as error:
+            if not self._has_loaded:  # PopTorch's process takes the first batch before it is ready
+                raise Error(_NOT_STARTED) from error
             raise
         if not self._has_loaded:
             _check_flat(batch)

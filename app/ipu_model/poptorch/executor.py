@@ -6,7 +6,7 @@ graphcore/poptorch, python/_poplar_executor.py (SDK 3.4).
 """
 
 from datetime import timedelta
-from typing import Any, Callable, List, Mapping, Optional, Tuple, Union
+from typing import Any, List, Mapping, Optional, Tuple
 
 import torch
 
@@ -47,7 +47,11 @@ _MODELLED = (
     "updatableNamedBuffers",
 )
 _NO_EXECUTABLE = "Model has not been compiled or has been destroyed."
-_WRAPPED = (
+_PIPELINED_INFERENCE = (
+    " Use poptorch.Options().deviceIterations to process a sufficient number of batches each run "
+    "for pipelined execution instead."
+)
+WRAPPED = (
     "Model has already been wrapped in 'poptorch.trainingModel'. Call model.destroy() on the model "
     "to unwrap before wrapping again."
 )
@@ -83,7 +87,9 @@ class PoplarExecutor:
         self._executable: Optional[Executable] = None
         self._is_attached = False
         self._compilation_time: Optional[timedelta] = None
-        self._counters = PerfCounters()
+        self._counters = PerfCounters(
+            has_transfers=self._options._Popart.value("syntheticDataMode") == SyntheticDataMode.Off
+        )
         self._anchors: Optional[Anchors] = None
         self._synthetic = torch.Generator()  # of synthetic data: the host's draws stay its own
         self._update: Optional[WeightUpdate] = None
@@ -104,8 +110,9 @@ class PoplarExecutor:
             own.outputMode(OutputMode.Final if training else OutputMode.All)
         if not training and own.Training.gradient_accumulation != 1:
             raise Error(
-                "Gradient accumulation must be left at its default value (1) for inference, got "
-                f"{own.Training.gradient_accumulation}"
+                "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as "
+                "its default value (1) when running a poptorch.inferenceModel()."
+                + (_PIPELINED_INFERENCE if own._execution_strategy.is_pipelined else "")
             )
         own._freeze()
         return own
@@ -114,8 +121,9 @@ class PoplarExecutor:
 
     @property
     def model(self) -> torch.nn.Module:
-        """The module the user wrapped."""
-        return self._user_model
+        """The module the user wrapped; of an inference executor, the shallow copy that runs: until
+        it is compiled, ``executor.model.eval()`` counts."""
+        return self._user_model if self._training else self._model
 
     @property
     def options(self) -> Options:
@@ -125,10 +133,10 @@ class PoplarExecutor:
     def __getattr__(self, attr: str) -> Any:
         if attr.startswith("_"):  # not set yet, as while being copied
             raise AttributeError(attr)
-        return getattr(self._user_model, attr)
+        return getattr(self.model, attr)
 
     def __repr__(self) -> str:
-        return module_repr(self._user_model)
+        return module_repr(self.model)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
         """Load the model's weights and, if a device is attached, upload them."""
@@ -200,22 +208,21 @@ class PoplarExecutor:
     def _compile(self, arguments: Arguments) -> None:
         self._check_options()
         self._wrap_again()
-        progress = ProgressBar() if self._options._show_compilation_progress_bar else None
-        hooks.run_before()
-        if progress is not None:
-            progress(0, 1)
-        executable = Executable(self._model, self._options, self._training, arguments)
-        OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
-        self._anchors = Anchors(self._options, executable)
-        if self._update is not None:
-            self._update.compile(executable)
-            self._host_weights.device = executable.weights
-        self._executable = executable
-        self._is_attached = self._options.connection_type != ConnectionType.Never
-        if progress is not None:
-            progress(1, 1)
-            self._compilation_time = progress.compilation_time
-        hooks.run_after()
+        with hooks.around_compilation():
+            progress = ProgressBar() if self._options._show_compilation_progress_bar else None
+            if progress is not None:
+                progress(0, 1)
+            executable = Executable(self._model, self._options, self._training, arguments)
+            OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
+            self._anchors = Anchors(self._options, executable)
+            if self._update is not None:
+                self._update.compile(executable)
+                self._host_weights.device = executable.weights
+            self._executable = executable
+            self._is_attached = self._options.connection_type != ConnectionType.Never
+            if progress is not None:
+                progress(1, 1)
+                self._compilation_time = progress.compilation_time
 
     def _wrap_again(self) -> None:
         """After ``destroy``, reading the module's weights must refresh them as before."""
@@ -225,7 +232,7 @@ class PoplarExecutor:
         if present is None:
             wrapping.wrap(self._user_model, self._host_weights)
         elif present is not self._host_weights:
-            raise RuntimeError(_WRAPPED)
+            raise RuntimeError(WRAPPED)
 
     def _check_options(self) -> None:
         self._options._check()
@@ -261,7 +268,7 @@ class PoplarExecutor:
             version=self._poptorch_version,
             arguments=executable.arguments,
             rng_state=self.rng_state if save_rng_state else None,
-            model=wrapping.plain_copy(self._user_model) if export_model else None,
+            model=wrapping.plain_copy(self.model) if export_model else None,
             options=self._options,
             training=self._training,
             optimizer=None if self._update is None else self._update.optimizer,
@@ -273,7 +280,7 @@ class PoplarExecutor:
         Raises:
             Error: the file comes from another version, or the model does not fit it.
         """
-        saved = export.read(filename, self._poptorch_version)
+        saved = export.read(filename, self._poptorch_version, with_model=False)
         self._compile(saved.arguments)
         if saved.rng_state is not None:
             self.rng_state = saved.rng_state
@@ -384,9 +391,11 @@ class PoplarExecutor:
         self._counters.start()
         assert self._anchors is not None
         if self._update is not None:
-            train(executable, arguments, self._options, self._update, collector, self._counters,
-                  self._anchors)  # fmt: skip
-            executable.weights.is_newer = True
+            try:
+                train(executable, arguments, self._options, self._update, collector,
+                      self._counters, self._anchors)  # fmt: skip
+            finally:  # an interrupted call may have updated the weights, too
+                executable.weights.is_newer = True
         else:
             self._follow_training()
             infer(executable, arguments, self._options, collector, self._counters, self._anchors)
@@ -478,82 +487,3 @@ class PoplarExecutor:
     def getLatency(self) -> Latency:
         """(min, max, mean) seconds from the first input requested to the last output there."""
         return self._counters.latency("input", min, "output_complete", max)
-
-
-ModelOrExecutor = Union[torch.nn.Module, PoplarExecutor]
-VERSION = "3.4.0"
-
-
-def trainingModel(
-    model: ModelOrExecutor,
-    options: Optional[Options] = None,
-    optimizer: Optional[torch.optim.Optimizer] = None,
-) -> PoplarExecutor:
-    """Wrap a module whose ``forward`` computes and returns the loss.
-
-    Args:
-        model: the module; its weights are trained in place.
-        options: frozen from here on.
-        optimizer: torch's or PopTorch's SGD, Adam, AdamW or RMSprop; SGD with lr 0.01 when None.
-
-    Raises:
-        Error: ``options`` is no ``Options``.
-        RuntimeError: the module is wrapped already.
-    """
-    _check_options(options)
-    module = model.model if isinstance(model, PoplarExecutor) else model
-    if host_weights_of(module) is not None:
-        raise RuntimeError(_WRAPPED)
-    # the copy has its own training flag and shares everything below it
-    twin = wrapping.plain_copy(module)
-    return PoplarExecutor(twin, options, True, VERSION, optimizer, module)
-
-
-def inferenceModel(model: ModelOrExecutor, options: Optional[Options] = None) -> PoplarExecutor:
-    """Wrap a module, or the module of a training executor, whose weights it then shares.
-
-    Raises:
-        Error: ``options`` is no ``Options``, or asks for gradient accumulation.
-    """
-    _check_options(options)
-    module = model.model if isinstance(model, PoplarExecutor) else model
-    return PoplarExecutor(wrapping.plain_copy(module), options, False, VERSION, None, module)
-
-
-def _check_options(options: Any) -> None:
-    if options is not None and not isinstance(options, Options):
-        raise Error("Invalid type for 'options': expected poptorch.Options, got "
-                    f"{type(options).__name__}")  # fmt: skip
-
-
-def load(filename: str, edit_opts_fn: Optional[Callable[[Options], Any]] = None) -> PoplarExecutor:
-    """Restore an executor, its model and its optimiser from a file.
-
-    Args:
-        filename: written by ``compileAndExport`` or ``save`` with ``export_model=True``.
-        edit_opts_fn: changes the options before they are used; of effect are those of the run
-            time, since the executable is compiled.
-
-    Raises:
-        Error: the file holds no model, or comes from another version.
-    """
-    saved = export.read(filename, VERSION)
-    if saved.model is None or saved.options is None:
-        raise Error(
-            f"{filename}: the model was not exported; export it with export_model=True, or wrap "
-            "the model and call loadExecutable."
-        )
-    # what was compiled offline is loaded to be run
-    if saved.options.connection_type == ConnectionType.Never:
-        saved.options.deleteIfExists("ipu_version")
-        saved.options.connectionType(ConnectionType.Always)
-    if edit_opts_fn is not None:
-        edit_opts_fn(saved.options)
-    if saved.training:
-        executor = trainingModel(saved.model, saved.options, saved.optimizer)
-    else:
-        executor = inferenceModel(saved.model, saved.options)
-    executor._compile(saved.arguments)
-    if saved.rng_state is not None:
-        executor.rng_state = saved.rng_state
-    return executor

@@ -2,8 +2,9 @@
 
 Names are PopART's: a parameter's or buffer's own name, ``Gradient___<parameter>`` for its gradient
 of one micro-batch (with the loss scaling it carries), ``UpdatedVar___<parameter>`` for its value
-after an update, and ``<module>/<Class>:0`` for what a submodule returns. Source:
-graphcore/poptorch, python/options.py and python/_poplar_executor.py (SDK 3.4).
+after an update, ``<module>/<Class>:0`` for what a submodule returns, and with automatic loss
+scaling ``finalLossScale`` for the factor that gradients carry. Source: graphcore/poptorch,
+python/options.py and python/_poplar_executor.py (SDK 3.4).
 """
 
 from typing import Any, Callable, Dict, List
@@ -12,10 +13,11 @@ import torch
 
 from app.ipu_model.poptorch._data.outputs import OutputCollector
 from app.ipu_model.poptorch._device.executable import Executable
+from app.ipu_model.poptorch._optimizers.loss_scaling import is_automatic
 from app.ipu_model.poptorch.errors import backend_error
 from app.ipu_model.poptorch.options import Options
 
-_GRADIENT, _UPDATED = "Gradient___", "UpdatedVar___"
+_GRADIENT, _UPDATED, _LOSS_SCALE = "Gradient___", "UpdatedVar___", "finalLossScale"
 
 
 class Anchors:
@@ -62,6 +64,7 @@ class Anchors:
         if self._executable.is_training:
             names += [_GRADIENT + name for name in self._trained]
             names += [_UPDATED + name for name in self._trained]
+            names += [_LOSS_SCALE] if is_automatic(self._options) else []
         return names
 
     def __enter__(self) -> None:
@@ -91,6 +94,10 @@ class Anchors:
         if exception[0] is None:
             self.results = {name: c.result() for name, c in self._collectors.items()}
         self._hooks, self._collectors, self._seen = [], {}, {}
+
+    def scale_loss(self, factor: float) -> None:
+        """The gradients of the coming micro-batches carry this factor."""
+        self._seen[_LOSS_SCALE] = torch.tensor(factor)
 
     def take(self, iteration: int, step: int, replica: int) -> None:
         """Keep the anchors of one micro-batch."""

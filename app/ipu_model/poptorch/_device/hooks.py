@@ -3,8 +3,9 @@
 Source: graphcore/poptorch, python/__init__.py (SDK 3.4).
 """
 
+import contextlib
 from collections import OrderedDict
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Iterator
 
 from torch.utils.hooks import RemovableHandle
 
@@ -18,7 +19,7 @@ def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     Raises:
         RuntimeError: ``hook`` is not callable.
     """
-    return _register(_before, hook)
+    return _register(_before, hook, "Pre")
 
 
 def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
@@ -27,24 +28,26 @@ def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     Raises:
         RuntimeError: ``hook`` is not callable.
     """
-    return _register(_after, hook)
+    return _register(_after, hook, "Post")
 
 
-def _register(hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any]) -> RemovableHandle:
+def _register(
+    hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any], when: str
+) -> RemovableHandle:
     if not callable(hook):
-        raise RuntimeError("The provided hook must be callable.")
+        raise RuntimeError(f"{when}-compile hook must be callable")
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
 
 
-def run_before() -> None:
-    """Run the hooks of ``registerPreCompileHook``, in order."""
-    for hook in list(_before.values()):
-        hook()
-
-
-def run_after() -> None:
-    """Run the hooks of ``registerPostCompileHook``, in order."""
-    for hook in list(_after.values()):
-        hook()
+@contextlib.contextmanager
+def around_compilation() -> Iterator[None]:
+    """Run the hooks, each kind in order; those that follow also run if compilation fails."""
+    try:
+        for hook in list(_before.values()):
+            hook()
+        yield
+    finally:
+        for hook in list(_after.values()):
+            hook()

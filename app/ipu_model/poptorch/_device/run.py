@@ -40,12 +40,14 @@ def train(
         for iteration in range(executable.iterations):
             reduction = optimizer.reduction()
             scaling = update.settings.device_loss_scaling
+            anchors.scale_loss(scaling)
             for step in range(executable.accumulation):
                 for replica in range(executable.replicas):
                     counters.tick("input", "input_complete")
                     output, capture = executable.run_micro_batch(arguments, index, replica)
                     loss = capture.losses[executable.loss_index]
-                    loss.backward(torch.full_like(loss, scaling))
+                    if loss.requires_grad:  # it does not where every weight is frozen
+                        loss.backward(torch.full_like(loss, scaling))
                     capture.correct_running_variances()
                     if checked:
                         _require_finite([loss, *(p.grad for p in optimizer.parameters)])

@@ -12,6 +12,7 @@ import torch
 from app.ipu_model.poptorch import optim
 from app.ipu_model.poptorch._device.executable import Executable
 from app.ipu_model.poptorch._device.fabric import all_reduce_of
+from app.ipu_model.poptorch._logging import logger
 from app.ipu_model.poptorch._optimizers.attribute_tracker import AttributeTracker
 from app.ipu_model.poptorch._optimizers.gradients import Processes
 from app.ipu_model.poptorch._optimizers.loss_scaling import LossScaler, is_automatic
@@ -21,8 +22,11 @@ from app.ipu_model.poptorch._optimizers.settings import (
     settings_of,
 )
 from app.ipu_model.poptorch._optimizers.updates import DeviceOptimizer
+from app.ipu_model.poptorch.enums import ConnectionType
 from app.ipu_model.poptorch.errors import backend_error
 from app.ipu_model.poptorch.options import Options
+
+_SCALE_FACTOR = "lossScaleUpdateFactor"  # PopART's name of what automatic loss scaling learnt
 
 
 class WeightUpdate:
@@ -76,8 +80,7 @@ class WeightUpdate:
         if isinstance(previous, optim.Optimizer):
             previous._leave_executor()
         if isinstance(optimizer, optim.Optimizer) and self.device is not None:
-            optimizer._executor = weakref.ref(self)
-            self._write_optimizer_state()
+            self._join(optimizer)
 
     def _read(self, optimizer: torch.optim.Optimizer) -> OptimizerSettings:
         settings = settings_of(optimizer, self._options, self._tracker)
@@ -128,7 +131,13 @@ class WeightUpdate:
             )
         self._use(self.settings)
         if isinstance(self._optimizer, optim.Optimizer):
-            self._optimizer._executor = weakref.ref(self)
+            self._join(self._optimizer)
+
+    def _join(self, optimizer: optim.Optimizer) -> None:
+        """Let the host's object read the device's state, and give it what was loaded. An offline
+        target never has any: what was loaded stays with the object."""
+        if self._options.connection_type != ConnectionType.Never:
+            optimizer._executor = weakref.ref(self)
             self._write_optimizer_state()
 
     def uploaded(self) -> None:
@@ -158,7 +167,10 @@ class WeightUpdate:
         scalars = self.device.named_scalars()
         if self._options._Popart.value("disableOptimizerStateTensorStreams"):
             return {}, scalars
-        return self.device.named_state(), scalars
+        state = self.device.named_state()
+        if self.scaler is not None:
+            state[_SCALE_FACTOR] = torch.tensor(self.scaler.factor)
+        return state, scalars
 
     def _write_optimizer_state(self) -> None:
         optimizer = self._optimizer
@@ -167,7 +179,31 @@ class WeightUpdate:
         assert self.device is not None
         settings = settings_of(optimizer, self._options)  # groups were loaded along with the state
         self.settings.check_replaceable_by(settings)
+        missing = self.device.load_named_state(optimizer._loaded_state)
+        if self.scaler is not None and _SCALE_FACTOR in optimizer._loaded_state:
+            self.scaler.factor = float(optimizer._loaded_state[_SCALE_FACTOR])
+        elif self.scaler is not None:
+            missing.append(_SCALE_FACTOR)
         self._use(settings)
-        for name in self.device.load_named_state(optimizer._loaded_state):
+        for name in missing:
             optim.warn_missing_state(name)
+        _compare(optimizer._loaded_scalars or {}, self.device.named_scalars())
         optimizer._loaded_state = optimizer._loaded_scalars = None
+
+
+def _compare(loaded: Dict[str, torch.Tensor], present: Dict[str, torch.Tensor]) -> None:
+    """Warn of scalars that a loaded state lacks, or has with another value than the groups.
+
+    PopTorch writes the loaded value over the group's, and trains with it until ``setOptimizer``
+    sends a change; here the groups count.
+    """
+    for name, value in present.items():
+        if name not in loaded:
+            logger.warning("writeOptimizerState: ignoring missing parameter %s", name)
+        elif not torch.allclose(loaded[name], value):
+            logger.warning(
+                "%s is %g in the loaded optimizer state, but the optimizer's groups now make it "
+                "%g, which is used here; PopTorch would use the loaded value until setOptimizer() "
+                "sends another",
+                name, loaded[name].item(), value.item(),
+            )  # fmt: skip

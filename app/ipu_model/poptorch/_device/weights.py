@@ -17,6 +17,7 @@ class DeviceWeights:
     """The device's copy of every parameter and buffer; buffers once for each replica.
 
     While it is entered, the model's tensors hold the device's values, and lose their wrappers.
+    Which parameters are trained was settled at compilation.
 
     Args:
         model: the module whose tensors are copied.
@@ -31,6 +32,8 @@ class DeviceWeights:
         self.is_newer = False
         images = convolution_weights(model) if channels_last else set()
         self._parameters = list(model.parameters())
+        self._trained = [(parameter, parameter.requires_grad) for parameter in self._parameters]
+        self._changed: List[torch.nn.Parameter] = []
         named_buffers = dict(model.named_buffers())
         self._buffer_names = list(named_buffers)
         self._buffers = list(named_buffers.values())
@@ -56,15 +59,22 @@ class DeviceWeights:
                 tensor.__class__ = kind.__mro__[1]
             self._host.append(tensor.data)
             tensor.data = values
+        self._changed = [p for p, trained in self._trained if p.requires_grad is not trained]
+        self._toggle_changed()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._selected = 0
+        self._toggle_changed()
         for tensor, values, kind in zip(self._tensors, self._host, self._classes):
             tensor.data = values
             if kind.__module__ == _WRAPPER_MODULE:
                 tensor.__class__ = kind
         self._host, self._classes = [], []
+
+    def _toggle_changed(self) -> None:
+        for parameter in self._changed:
+            parameter.requires_grad = not parameter.requires_grad
 
     def select(self, replica: int) -> None:
         """Let the model's buffers be those of a replica; only while entered."""

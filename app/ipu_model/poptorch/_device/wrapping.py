@@ -8,7 +8,7 @@ graphcore/poptorch, python/_poplar_executor.py and python/_impl.py (SDK 3.4).
 
 import copyreg
 import weakref
-from typing import Any, Callable, Dict, Optional, Tuple, Type
+from typing import Any, Callable, Dict, NoReturn, Optional, Tuple, Type
 
 import torch
 
@@ -82,8 +82,9 @@ def wrap(module: torch.nn.Module, weights: HostWeights) -> None:
         Error: a buffer is not a plain tensor.
     """
     tensors = [*module.parameters(), *module.buffers()]
-    if any(type(buffer) is not torch.Tensor for buffer in module.buffers()):
-        raise Error("All buffers must be an instance of torch.Tensor")
+    for buffer in module.buffers():
+        if type(buffer) is not torch.Tensor:
+            raise Error(f"All buffers must be an instance of torch.Tensor (Got {type(buffer)})")
     classes: Dict[type, type] = {}
     for tensor in tensors:
         if not torch.nn.parameter.is_lazy(tensor):
@@ -175,5 +176,12 @@ def _tensor_class(kind: Any, weights: HostWeights) -> Any:
             "__torch_function__": classmethod(torch_function),
             "__reduce_ex__": reduce,
             "__deepcopy__": deepcopy,
+            "replicaGrouping": _refuse_replica_grouping,
         },
     )
+
+
+def _refuse_replica_grouping(self: torch.Tensor, *args: Any, **kwargs: Any) -> NoReturn:
+    """In PopTorch: other values on each group of replicas."""
+    raise Error("replicaGrouping: weights that differ between groups of replicas are not modelled; "
+                "leave it out.")  # fmt: skip

@@ -162,4 +162,4 @@ def _check_ipu_state(state: Mapping[str, Any]) -> None:
 
 def warn_missing_state(name: str) -> None:
     """A loaded optimiser state lacks a tensor the device has."""
-    logger.warning("%s is missing from the loaded optimizer state and keeps its value", name)
+    logger.warning("writeOptimizerState: ignoring missing state %s", name)

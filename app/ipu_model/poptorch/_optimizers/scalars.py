@@ -83,7 +83,7 @@ def _sgd(
         f"scaledMomentum{number}": (mm / replication, ("momentum",)),
     }
     if v["nesterov"] and mm > 0:
-        inverse = 1 / (settings.device_loss_scaling * kick)
+        inverse = 1 / (settings.loss_scaling * kick)
         scalars[f"nesterovDampeningScaleFactor{number}"] = (inverse, ("dampening", scaling))
         scalars[f"nesterovGradScaleFactor{number}"] = (vs * replication, (scaling,))
     return scalars

@@ -207,7 +207,7 @@ def settings_of(
         loss_scaling=float(loss_scaling),
         loss_scaling_is_constant=is_constant,
         types=_types(optimizer, kind),
-        combined=kind == "SGD" and bool(getattr(optimizer, "use_combined_accum", False)),
+        combined=kind == "SGD" and _is_combined(optimizer),
         centered=kind == "RMSprop" and _is_centered(optimizer),
         tf_variant=bool(getattr(optimizer, "use_tf_variant", False)),
         bias_correction=bool(getattr(optimizer, "bias_correction", True)),
@@ -254,7 +254,9 @@ def _group(optimizer: torch.optim.Optimizer, kind: str, group: Mapping[str, Any]
     for name in getattr(optim, kind)._group_vars:
         if name in ("amsgrad", "centered"):
             continue
-        value = group.get(name, 1.0 if name == "velocity_scaling" else None)
+        value = group.get(name)
+        if name == "velocity_scaling" and (value is None or not _is_combined(optimizer)):
+            value = 1.0  # the separate velocity is scaled by the loss scaling alone
         assert value is not None, f"Mandatory attribute {name} not found in optimizer group"
         if name == "betas":
             _check_pair(value, name)
@@ -268,6 +270,10 @@ def _group(optimizer: torch.optim.Optimizer, kind: str, group: Mapping[str, Any]
         if (marks.isConstant(name) if marks is not None else _is_default(kind, name, value))
     ]
     return GroupSettings(values=values, constant=frozenset(constant))
+
+
+def _is_combined(optimizer: torch.optim.Optimizer) -> bool:
+    return bool(getattr(optimizer, "use_combined_accum", False))
 
 
 def _is_default(kind: str, name: str, value: Any) -> bool:

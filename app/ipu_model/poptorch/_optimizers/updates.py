@@ -84,22 +84,22 @@ class DeviceOptimizer:
                 self.rounding,
                 self._processes,
             )
+        scale = self.settings.device_loss_scaling
         return CombinedReduction(
             accumulated_gradients(
                 self._options, self.parameters, None, self.rounding, self._processes
             ),
             self.parameters,
             [state.get("Accl") for state in self._state],
-            [self._gradient_factor(self.settings.groups[group]) for group in self._group_of],
+            [self._gradient_factor(self.settings.groups[group], scale) for group in self._group_of],
             self._combined.is_accumulated,
             self.rounding,
             self._processes,
         )
 
-    def _gradient_factor(self, group: GroupSettings) -> float:
+    def _gradient_factor(self, group: GroupSettings, scale: float) -> float:
         """What a raw gradient is multiplied by before the state or the weight takes it: c, or k of
-        combined SGD."""
-        scale = self.settings.device_loss_scaling
+        combined SGD. It carries the loss scaling ``scale``."""
         if self._combined is not None and not group.is_off("momentum"):
             return self._combined.gradient_factor(group.values, scale)
         return 1.0 / (reduction_divisor(self._options, self._processes) * scale)
@@ -192,7 +192,7 @@ class DeviceOptimizer:
     def named_state(self) -> Dict[str, torch.Tensor]:
         """Copies of the state, named as PopART names it (``Accl1___<weight>``, ...)."""
         return {
-            f"{key}___{name}": tensor.clone()
+            f"{key}___{name}": tensor.clone(memory_format=torch.contiguous_format)
             for (name, _), state in zip(self._parameters, self._state)
             for key, tensor in state.items()
         }
@@ -210,11 +210,13 @@ class DeviceOptimizer:
         return missing
 
     def named_scalars(self) -> Dict[str, torch.Tensor]:
-        """Hyper-parameters that may change, as the device holds them, and the loss scaling."""
-        scalars = {"lossScaling_FLOAT": torch.tensor(self.settings.device_loss_scaling)}
+        """Hyper-parameters that may change, as the device holds them, and the loss scaling:
+        the program's own, which automatic loss scaling multiplies in a tensor of its own."""
+        loss_scaling = self.settings.loss_scaling
+        scalars = {"lossScaling_FLOAT": torch.tensor(loss_scaling)}
         for (name, parameter), index in zip(self._parameters, self._group_of):
             group = self.settings.groups[index]
-            factor = self._gradient_factor(group)
+            factor = self._gradient_factor(group, loss_scaling)
             is_in_a_group = index < len(self.settings.groups) - 1
             found = scalars_of(self.settings, group, factor, self._replication)
             for prefix, value in found.items():
