@@ -23,17 +23,21 @@ def cast_like(input: torch.Tensor, weight: Optional[torch.Tensor]) -> Optional[t
     return weight
 
 
-def _convolution(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def convolve(
-        input: torch.Tensor,
-        weight: torch.Tensor,
-        bias: Optional[torch.Tensor] = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        return function(input, cast_like(input, weight), cast_like(input, bias), *args, **kwargs)
+def _weights_like_input(
+    function: Callable[..., torch.Tensor], position: int
+) -> Callable[..., torch.Tensor]:
+    """``function`` with its weight, the argument at ``position``, and the bias after it cast."""
 
-    return convolve
+    def run(input: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        others = list(args)
+        for index, name in ((position - 1, "weight"), (position, "bias")):
+            if index < len(others):
+                others[index] = cast_like(input, others[index])
+            elif name in kwargs:
+                kwargs[name] = cast_like(input, kwargs[name])
+        return function(input, *others, **kwargs)
+
+    return run
 
 
 def _linear(
@@ -44,27 +48,6 @@ def _linear(
         input.to(promoted), weight.to(promoted), None if bias is None else bias.to(promoted)
     )
     return result.to(input.dtype)
-
-
-def _layer_norm(
-    input: torch.Tensor,
-    normalized_shape: Any,
-    weight: Optional[torch.Tensor] = None,
-    bias: Optional[torch.Tensor] = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    weight, bias = cast_like(input, weight), cast_like(input, bias)
-    return F.layer_norm(input, normalized_shape, weight, bias, eps)
-
-
-def _group_norm(
-    input: torch.Tensor,
-    num_groups: int,
-    weight: Optional[torch.Tensor] = None,
-    bias: Optional[torch.Tensor] = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    return F.group_norm(input, num_groups, cast_like(input, weight), cast_like(input, bias), eps)
 
 
 def strided_group_norm(
@@ -87,26 +70,13 @@ def strided_group_norm(
     return result if bias is None else result + bias.to(input.dtype).view(per_channel)
 
 
-def _instance_norm(
-    input: torch.Tensor,
-    running_mean: Optional[torch.Tensor] = None,
-    running_var: Optional[torch.Tensor] = None,
-    weight: Optional[torch.Tensor] = None,
-    bias: Optional[torch.Tensor] = None,
-    *args: Any,
-    **kwargs: Any,
-) -> torch.Tensor:
-    weight, bias = cast_like(input, weight), cast_like(input, bias)
-    return F.instance_norm(input, running_mean, running_var, weight, bias, *args, **kwargs)
-
-
 CASTING: Dict[Any, Callable[..., torch.Tensor]] = {
     F.linear: _linear,
-    F.layer_norm: _layer_norm,
-    F.group_norm: _group_norm,
-    F.instance_norm: _instance_norm,
+    F.layer_norm: _weights_like_input(F.layer_norm, 2),
+    F.group_norm: _weights_like_input(F.group_norm, 2),
+    F.instance_norm: _weights_like_input(F.instance_norm, 3),
     **{
-        function: _convolution(function)
+        function: _weights_like_input(function, 1)
         for function in (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d,
                          F.conv_transpose3d)
     },
