@@ -284,3 +284,21 @@ def test_stochastic_rounding_follows_small_updates_on_average() -> None:
     assert moved.mean() == pytest.approx(1 + 2**-10, abs=2**-10 / 10)
     assert torch.equal(moved, drifted(stochastic=True))
     assert not torch.equal(moved, drifted(stochastic=True, seed=2))
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_overflow_is_an_error_if_asked_for_and_clipped_otherwise(checked: bool) -> None:
+    class Square(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x
+
+    options = poptorch.Options()
+    options.Precision.enableFloatingPointExceptions(checked)
+    executor = poptorch.inferenceModel(Square(), options)
+    assert executor(torch.tensor([200.0]).half()) == 40000
+    if not checked:
+        assert executor(torch.tensor([300.0]).half()) == 65504
+        return
+    with pytest.raises(poptorch.Error, match="Floating point exception") as error:
+        executor(torch.tensor([300.0]).half())
+    assert error.value.type == "poplar_application_runtime_error"

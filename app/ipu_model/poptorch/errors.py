@@ -55,6 +55,15 @@ def graph_error(message: str) -> Error:
     return Error(message, type="poptorch_cpp_error")
 
 
+def floating_point_exception() -> Error:
+    """What an IPU raises with ``Options.Precision.enableFloatingPointExceptions``."""
+    return Error(
+        "Floating point exception: a result overflowed or is not a number "
+        "(Options.Precision.enableFloatingPointExceptions is set).",
+        type="poplar_application_runtime_error",
+    )
+
+
 def createPoptorchError(msg: str) -> Error:
     """An error of the Python front end, as ``poptorch.createPoptorchError`` makes it."""
     return Error(msg)

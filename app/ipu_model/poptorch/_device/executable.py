@@ -74,7 +74,11 @@ class Executable:
         self._float64 = torch.float64 if is_double else torch.float32
         self.channels_last = host.suits_channels_last(model)
         self.weights = DeviceWeights(model, self.replicas, self.channels_last)
-        self.rounding = HalfRounding(_rounds_stochastically(options))
+        popart = options._Popart
+        self.rounding = HalfRounding(
+            stochastic=bool(popart.value("enableStochasticRounding")),
+            checked=bool(popart.value("enableFloatingPointChecks")),
+        )
         self.random = DeviceRandom(options, self.rounding)
         self._strided_groups = bool(options._Popart.value("groupNormStridedChannelGrouping"))
         self.loss_index = 0
@@ -165,7 +169,3 @@ class Executable:
         for tensor, copied in zip(source.tensors(), used.tensors()):
             if copied is not tensor and copied.data_ptr() != tensor.data_ptr() and copied._version:
                 tensor.copy_(copied)
-
-
-def _rounds_stochastically(options: Options) -> bool:
-    return bool(options._Popart.value("enableStochasticRounding"))

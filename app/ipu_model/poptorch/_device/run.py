@@ -13,7 +13,7 @@ from app.ipu_model.poptorch._device.timing import PerfCounters
 from app.ipu_model.poptorch._device.weight_update import WeightUpdate
 from app.ipu_model.poptorch._optimizers.gradients import HostGradients
 from app.ipu_model.poptorch.enums import OutputMode
-from app.ipu_model.poptorch.errors import Error
+from app.ipu_model.poptorch.errors import floating_point_exception
 from app.ipu_model.poptorch.options import Options
 
 
@@ -96,11 +96,7 @@ def infer(
 def _require_finite(tensors: Iterable[Optional[torch.Tensor]]) -> None:
     for tensor in tensors:
         if tensor is not None and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Error(
-                "Floating point exception: a result overflowed or is not a number "
-                "(Options.Precision.enableFloatingPointExceptions is set).",
-                type="poplar_application_runtime_error",
-            )
+            raise floating_point_exception()
 
 
 def _is_returned(options: Options, executable: Executable, iteration: int, step: int) -> bool:

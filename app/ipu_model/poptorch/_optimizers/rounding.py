@@ -9,6 +9,8 @@ from typing import List, Optional, Sequence
 
 import torch
 
+from app.ipu_model.poptorch.errors import floating_point_exception
+
 HALF_MAX = 65504.0
 _HALF_TINY = 2.0**-14  # the smallest normal number
 _DROPPED_BITS = 13  # of float32's 23 bits of mantissa, half keeps 10
@@ -54,10 +56,12 @@ class HalfRounding:
 
     Args:
         stochastic: as ``options.Precision.enableStochasticRounding`` says.
+        checked: as ``options.Precision.enableFloatingPointExceptions`` says: overflow is an error.
     """
 
-    def __init__(self, stochastic: bool = False) -> None:
+    def __init__(self, stochastic: bool = False, checked: bool = False) -> None:
         self._generator = torch.Generator() if stochastic else None
+        self._is_checked = checked
 
     @property
     def is_stochastic(self) -> bool:
@@ -70,7 +74,13 @@ class HalfRounding:
             self._generator.manual_seed(seed)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Round float32 to float16."""
+        """Round float32 to float16.
+
+        Raises:
+            Error: checked, and a finite number is too large for half.
+        """
+        if self._is_checked and bool((x.isfinite() & (x.abs() > HALF_MAX)).any()):
+            raise floating_point_exception()
         return round_to_half(x, self._generator)
 
     def to(self, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
