@@ -19,6 +19,7 @@ BELOW_THE_TORCH_LINE = (
     "app.ipu_model.graph",
     "app.ipu_model.autodiff",
     "app.ipu_model.target",
+    "app.ipu_model.calibration",
     "app.ipu_model.cost",
     "app.ipu_model.memory",
     "app.ipu_model.pipeline",

@@ -1,0 +1,111 @@
+"""Constants of the IPU Model that no public source fixes, with range, evidence and error.
+
+Each stands here once, named, so that nothing else hard-codes it. `python -m benchmarks.conv_layers
+--fit` prints the values of the convolution constants; they are then written here. The published
+rows are Poplar's own IPU Model of SDK 2.0.0, with float partials: they do not say how far a scale
+carries to half partials or to later releases.
+"""
+
+from dataclasses import dataclass
+from typing import Dict
+
+__all__ = ["CONV_CALIBRATIONS", "Calibrated", "ConvCalibration", "conv_calibration"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One fitted constant: value, plausible range, rows it was fitted on, error on rows left out.
+
+    `hold_out_error` is the mean absolute relative error of the predictions that use the constant,
+    each row predicted from a fit on all others.
+    """
+
+    value: float
+    low: float
+    high: float
+    rows: str
+    hold_out_error: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"{self.value} lies outside {self.low}..{self.high}")
+
+
+@dataclass(frozen=True)
+class ConvCalibration:
+    """Constants of convolutions on one chip generation.
+
+    conv_scale: factor on the planner's cycles without rearrangement. conv_pass_overhead: cycles of
+    each pass (sync, control, exchange preamble). *_rearrange_scale: the same factor for
+    rearrangements that keep the elements (plain: block transpositions beat the planner's one
+    element a cycle), that turn kernel positions into channels (expand) and output positions into
+    channels (flatten: scattered copies of single elements). combine_groups_overhead: cycles of a
+    pass that computes several groups as one; two rows show it.
+
+    data_bytes_scale: padding and mapping overhead on tensors.
+    temp_scale: planned to real temporaries. vertex_state_scale: vertex state and worklists to
+    what they take with the exchange code that grows with them. conv_code_bytes: code and exchange
+    code per tile and distinct pass.
+    """
+
+    conv_scale: Calibrated
+    conv_pass_overhead: Calibrated
+    plain_rearrange_scale: Calibrated
+    expand_rearrange_scale: Calibrated
+    flatten_rearrange_scale: Calibrated
+    combine_groups_overhead: Calibrated
+    data_bytes_scale: Calibrated
+    temp_scale: Calibrated
+    vertex_state_scale: Calibrated
+    conv_code_bytes: Calibrated
+
+
+_MK1_ROWS = "benchmarks/published/conv_layers.csv, mk1, 48 rows"
+_MK2_ROWS = "benchmarks/published/conv_layers.csv, mk2, 48 rows"
+
+_ALL_ROWS = "benchmarks/published/conv_layers.csv, mk1 and mk2, 96 rows"
+_COMBINED_ROWS = "mobilenet_depthwise_5 and _11 on mk1: little evidence"
+
+_SHARED = {
+    "plain_rearrange_scale": Calibrated(0.4552, 0.2, 1.5, _ALL_ROWS, 0.035),
+    "expand_rearrange_scale": Calibrated(0.8155, 0.5, 2, _ALL_ROWS, 0.035),
+    "flatten_rearrange_scale": Calibrated(2.614, 1, 5, _ALL_ROWS, 0.035),
+    "combine_groups_overhead": Calibrated(6982, 0, 10000, _COMBINED_ROWS, 0.035),
+}
+
+CONV_CALIBRATIONS: Dict[str, ConvCalibration] = {
+    "mk1": ConvCalibration(
+        conv_scale=Calibrated(1.027, 0.9, 1.4, _MK1_ROWS, 0.035),
+        conv_pass_overhead=Calibrated(1930, 300, 3000, _MK1_ROWS, 0.035),
+        **_SHARED,
+        data_bytes_scale=Calibrated(1.282, 1.0, 1.5, _MK1_ROWS, 0.081),
+        temp_scale=Calibrated(1.002, 0.9, 1.4, _MK1_ROWS, 0.081),
+        vertex_state_scale=Calibrated(3.431, 1, 6, _MK1_ROWS, 0.081),
+        conv_code_bytes=Calibrated(1285, 500, 5000, _MK1_ROWS, 0.081),
+    ),
+    "mk2": ConvCalibration(
+        conv_scale=Calibrated(1.017, 0.9, 1.4, _MK2_ROWS, 0.036),
+        conv_pass_overhead=Calibrated(2054, 300, 3000, _MK2_ROWS, 0.036),
+        **_SHARED,
+        data_bytes_scale=Calibrated(1.294, 1.0, 1.5, _MK2_ROWS, 0.065),
+        temp_scale=Calibrated(0.9855, 0.9, 1.4, _MK2_ROWS, 0.065),
+        vertex_state_scale=Calibrated(4.224, 1, 6, _MK2_ROWS, 0.065),
+        conv_code_bytes=Calibrated(1238, 500, 5000, _MK2_ROWS, 0.065),
+    ),
+}
+
+# Bow and the C600 are Mk2 at another clock: the same cycles and bytes.
+_GENERATION = {
+    "mk1": "mk1",
+    "ipu1": "mk1",
+    "mk2": "mk2",
+    "ipu2": "mk2",
+    "bow": "mk2",
+    "c600": "mk2",
+    "ipu21": "mk2",
+}
+
+
+def conv_calibration(target: str) -> ConvCalibration:
+    """Constants for a chip by name (mk1, mk2, bow, c600 or ipu1, ipu2, ipu21); KeyError else."""
+    return CONV_CALIBRATIONS[_GENERATION[target.lower()]]

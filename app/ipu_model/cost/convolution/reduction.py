@@ -1,0 +1,136 @@
+"""Casts and the reduction of partial sums between tiles (poplibs ConvReducePlan.cpp)."""
+
+from functools import lru_cache
+from typing import Iterator, List, Tuple
+
+import numpy as np
+
+from app.ipu_model.cost.convolution.options import DataType
+from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div
+from app.ipu_model.cost.target_view import PlannerTarget
+
+__all__ = ["cast_cycles", "reduce_stages", "reduction_cycles", "stage_depths"]
+
+Stage = Tuple[Mask, Array, Array, Array]
+
+_POP_COUNT = np.array([bin(value).count("1") for value in range(8)], dtype=np.int64)
+
+
+def cast_cycles(elements: Array, source: DataType, result: DataType, workers: int = 6) -> Array:
+    """Cycles to convert `elements` on one tile (PE estimateCastCycles)."""
+    per_worker = ceil_div(elements, workers)
+    loads = ceil_div(per_worker, source.vector_width)
+    stores = ceil_div(per_worker, result.vector_width)
+    cycles: Array = workers * (26 + np.maximum(loads, stores))
+    return cycles
+
+
+@lru_cache(maxsize=None)
+def stage_depths(depth: int) -> Tuple[int, ...]:
+    """Partials left after each intermediate stage of a reduction (CR getMultiStageReducePlan)."""
+    stages = 1 if depth < 16 else 2 if depth < 125 else 3
+    return _stage_plan(depth, stages)[0]
+
+
+def _stage_plan(depth: int, stages: int) -> Tuple[Tuple[int, ...], float]:
+    if stages == 1:
+        return (), float(depth)
+    smaller = int(depth ** ((stages - 1) / stages))
+    (low, low_cost), (high, high_cost) = (
+        _stage_plan(left, stages - 1) for left in (smaller, smaller + 1)
+    )
+    if low_cost + depth / smaller < high_cost + depth / (smaller + 1):
+        return (smaller, *low), low_cost + depth / smaller
+    return (smaller + 1, *high), high_cost + depth / (smaller + 1)
+
+
+@lru_cache(maxsize=None)
+def _depth_table(limit: int) -> Array:
+    """Row d: the at most two intermediate depths of a reduction of depth d, 0 for none."""
+    table = np.zeros((limit + 1, 2), dtype=np.int64)
+    for depth in range(2, limit + 1):
+        for stage, left in enumerate(stage_depths(depth)):
+            table[depth, stage] = left
+    return table
+
+
+def reduce_stages(depth: Array, size: Array) -> Iterator[Stage]:
+    """Stages of the reduction: (active, depth, size before, size after), the final one last."""
+    table = _depth_table(int(depth.max(initial=1)))
+    remaining = depth
+    for stage in range(2):
+        target = table[depth, stage]
+        active = target > 0
+        if not active.any():
+            continue
+        this = np.where(active, ceil_div(remaining, np.maximum(target, 1)), 1)
+        remaining = np.where(active, ceil_div(remaining, this), remaining)
+        after = ceil_div(size, this)
+        yield active, this, size, after
+        size = after
+    yield remaining > 1, remaining, size, ceil_div(size, remaining)
+
+
+def reduction_cycles(
+    outputs: Array,
+    depth: Array,
+    partial: DataType,
+    output: DataType,
+    target: PlannerTarget,
+    serial_in: Array,
+) -> Array:
+    """Cycles to sum `depth` partials into `outputs` elements a tile (PE estimateConvReduceCycles).
+
+    Depth 1 costs a cast, unless the types agree or the input channels are split serially.
+    """
+    cycles = np.zeros_like(outputs)
+    if partial is not output:
+        single = (depth == 1) & (serial_in == 1)
+        cycles = np.where(single, cast_cycles(outputs, partial, output, target.workers), 0)
+    stages: List[Stage] = list(reduce_stages(depth, outputs * depth))
+    for position, (active, stage_depth, _, after) in enumerate(stages):
+        if not active.any():
+            continue
+        # The source gives the wider type of the result to the stage that leaves one partial.
+        final = position == len(stages) - 1
+        left = _remaining_after(stages, position, depth)
+        last = np.ones_like(active) if final else left == 1
+        for mask, result in ((active & last, output), (active & ~last, partial)):
+            if mask.any():
+                index = np.flatnonzero(mask)
+                cost = _stage_cycles(after[index], stage_depth[index], partial, result, target)
+                cycles[index] += cost
+    return cycles
+
+
+def _remaining_after(stages: List[Stage], position: int, depth: Array) -> Array:
+    remaining = depth
+    for active, stage_depth, _, _ in stages[: position + 1]:
+        remaining = np.where(active, ceil_div(remaining, stage_depth), remaining)
+    return remaining
+
+
+def _stage_cycles(
+    outputs: Array, depth: Array, partial: DataType, result: DataType, target: PlannerTarget
+) -> Array:
+    """One stage: `depth` inputs a result (PE getReduceCycleEstimate)."""
+    workers, floats = target.workers, partial is DataType.FLOAT
+    width = 4 if floats else 8
+    same = result is DataType.HALF
+    received = ceil_div((depth - 1) * outputs * partial.bytes, target.memory_element_bytes)
+    fits = received * target.memory_element_bytes * 16 < target.tile_memory_bytes
+    overhead = (7 if same else 8) if floats else (9 if same else 10)
+    single = 33 + workers * (
+        20 + (2 * (depth - 1) + overhead) * ceil_div(outputs // width, workers)
+    )
+    ragged = outputs % width > 0
+    lines = outputs // width + _POP_COUNT[outputs % width]
+    partly, fully = (lines % workers > 0) & ragged, (lines % workers > 0) & ~ragged
+    overhead = (6 if same else 7) if floats else (8 if same else 9)
+    general = workers * (
+        32
+        + (2 * depth + (13 if floats else 11)) * partly
+        + (3 * depth + overhead) * (lines // workers + fully)
+    )
+    cycles: Array = np.where(fits & ~ragged, single, general)
+    return cycles
