@@ -232,7 +232,7 @@ def _with_leading_dim(params: ConvParams) -> ConvParams:
 
 @lru_cache(maxsize=4096)
 def macs(params: ConvParams) -> int:
-    """Multiply-accumulates that touch no padding or dilation zero (PE getNumberOfMACs)."""
+    """Multiply-accumulates that touch no padding or dilation zero (PopLibs getNumberOfMACs)."""
     total = params.batch * params.groups * params.in_channels * params.out_channels
     for dim in range(params.dims):
         total *= sum(_outputs_of_tap(params, dim, tap) for tap in range(params.kernel[dim]))

@@ -11,7 +11,7 @@ def data_gradient(forward: ConvParams) -> ConvParams:
     """The convolution that turns output gradients into input gradients.
 
     The kernel is transposed and flipped beforehand, so no flip remains here. Stride and input
-    dilation change places (CU getGradientParams).
+    dilation change places (PopLibs getGradientParams).
     """
     forward = canonical(forward)
     padding = []
@@ -33,7 +33,7 @@ def data_gradient(forward: ConvParams) -> ConvParams:
 
 
 def weight_gradient(forward: ConvParams) -> ConvParams:
-    """The convolution of the input with the output gradients (CO getWeightUpdateParams).
+    """The convolution of the input with the output gradients (PopLibs getWeightUpdateParams).
 
     Input channels become the batch, the batch becomes the reduced channel axis.
     """

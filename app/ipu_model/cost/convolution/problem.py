@@ -124,7 +124,7 @@ class Problem:
 
     @cached_property
     def rearranges(self) -> Tuple[bool, bool, bool]:
-        """Whether input, weights and output are rearranged (CM addTransformCycleEstimate)."""
+        """Whether input, weights and output are rearranged (PopLibs addTransformCycleEstimate)."""
         transform, pass_ = self.transformed.transform, self.options.pass_
         update = pass_ is Pass.TRAINING_WU
         swapped = transform.swap_operands != pass_.matmul
@@ -169,7 +169,7 @@ class Problem:
         )
 
     def input_field(self, work: TileWork) -> Array:
-        """Input positions that the fullest tile reads (CM getMaxInputRangeSize)."""
+        """Input positions that the fullest tile reads (PopLibs getMaxInputRangeSize)."""
         params, total = self.params, np.ones_like(work.batch)
         for dim, (outputs, taps) in enumerate(zip(work.field, work.kernel)):
             if self.transformed_dims[dim]:

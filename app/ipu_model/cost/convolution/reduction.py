@@ -17,7 +17,7 @@ _POP_COUNT = np.array([bin(value).count("1") for value in range(8)], dtype=np.in
 
 
 def cast_cycles(elements: Array, source: DataType, result: DataType, workers: int = 6) -> Array:
-    """Cycles to convert `elements` on one tile (PE estimateCastCycles)."""
+    """Cycles to convert `elements` on one tile (PopLibs estimateCastCycles)."""
     per_worker = ceil_div(elements, workers)
     loads = ceil_div(per_worker, source.vector_width)
     stores = ceil_div(per_worker, result.vector_width)
@@ -27,7 +27,7 @@ def cast_cycles(elements: Array, source: DataType, result: DataType, workers: in
 
 @lru_cache(maxsize=None)
 def stage_depths(depth: int) -> Tuple[int, ...]:
-    """Partials left after each intermediate stage of a reduction (CR getMultiStageReducePlan)."""
+    """Partials left after each intermediate stage of a reduction (getMultiStageReducePlan)."""
     stages = 1 if depth < 16 else 2 if depth < 125 else 3
     return _stage_plan(depth, stages)[0]
 
@@ -79,7 +79,7 @@ def reduction_cycles(
     target: PlannerTarget,
     serial_in: Array,
 ) -> Array:
-    """Cycles to sum `depth` partials into `outputs` elements a tile (PE estimateConvReduceCycles).
+    """Cycles to sum `depth` partials into `outputs` elements a tile (estimateConvReduceCycles).
 
     Depth 1 costs a cast, unless the types agree or the input channels are split serially.
     """
@@ -113,7 +113,7 @@ def _remaining_after(stages: List[Stage], position: int, depth: Array) -> Array:
 def _stage_cycles(
     outputs: Array, depth: Array, partial: DataType, result: DataType, target: PlannerTarget
 ) -> Array:
-    """One stage: `depth` inputs a result (PE getReduceCycleEstimate)."""
+    """One stage: `depth` inputs a result (PopLibs getReduceCycleEstimate)."""
     workers, floats = target.workers, partial is DataType.FLOAT
     width = 4 if floats else 8
     same = result is DataType.HALF

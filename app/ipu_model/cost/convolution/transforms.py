@@ -35,7 +35,7 @@ class Transformed:
 def transformed_candidates(
     params: ConvParams, data_type: DataType, pass_: Pass
 ) -> Iterator[Transformed]:
-    """Every legal combination of rewrites, in the source's order (CP createPlan)."""
+    """Every legal combination of rewrites, in the source's order (PopLibs createPlan)."""
     params = canonical(params)
     deferred = tuple(dim for dim in range(params.dims) if _can_defer_dilation(params, dim))
     for dim in deferred:
@@ -60,7 +60,7 @@ def transformed_candidates(
 
 
 def swap_operands(params: ConvParams) -> ConvParams:
-    """The same products with input and kernel exchanged (CM swapOperands)."""
+    """The same products with input and kernel exchanged (PopLibs swapOperands)."""
     padding = []
     for dim in range(params.dims):
         extra = params.padded_input(dim) - params.padded_kernel(dim)

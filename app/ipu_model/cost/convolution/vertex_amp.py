@@ -51,7 +51,7 @@ def amp_floor(context: VertexContext, work: TileWork) -> Array:
 
 
 def uses_1x1(context: VertexContext, work: TileWork) -> Mask:
-    """Where the 1x1 vertex can be used (CM canUseConvPartial1x1Vertex)."""
+    """Where the 1x1 vertex can be used (PopLibs canUseConvPartial1x1Vertex)."""
     params = context.params
     usable = work.kernel_elements == 1
     for size in work.field[:-1]:
