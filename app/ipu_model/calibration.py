@@ -9,7 +9,15 @@ carries to half partials or to later releases.
 from dataclasses import dataclass
 from typing import Dict
 
-__all__ = ["CONV_CALIBRATIONS", "Calibrated", "ConvCalibration", "conv_calibration"]
+__all__ = [
+    "CONV_CALIBRATIONS",
+    "Calibrated",
+    "Calibration",
+    "ConvCalibration",
+    "OpCalibration",
+    "calibration",
+    "conv_calibration",
+]
 
 
 @dataclass(frozen=True)
@@ -109,3 +117,44 @@ _GENERATION = {
 def conv_calibration(target: str) -> ConvCalibration:
     """Constants for a chip by name (mk1, mk2, bow, c600 or ipu1, ipu2, ipu21); KeyError else."""
     return CONV_CALIBRATIONS[_GENERATION[target.lower()]]
+
+
+@dataclass(frozen=True)
+class OpCalibration:
+    """Constants of everything that is not a convolution, the same for all chips.
+
+    cs_overhead: cycles of every compute set outside convolutions (sync and control).
+    elementwise_scale, reduce_scale: factors on the formulas of elementwise passes and of
+    reductions. reduce_fixed: cycles of every reduction beside them. cs_code_bytes: code, vertex
+    state and exchange code of one compute set on a used tile.
+    """
+
+    cs_overhead: Calibrated
+    elementwise_scale: Calibrated
+    reduce_scale: Calibrated
+    reduce_fixed: Calibrated
+    cs_code_bytes: Calibrated
+
+
+_NOT_FITTED = "prior; not fitted yet"
+
+OP_CALIBRATION = OpCalibration(
+    cs_overhead=Calibrated(200, 50, 500, _NOT_FITTED, 1.0),
+    elementwise_scale=Calibrated(1.0, 0.7, 2.0, _NOT_FITTED, 1.0),
+    reduce_scale=Calibrated(1.0, 0.3, 2.0, _NOT_FITTED, 1.0),
+    reduce_fixed=Calibrated(1000, 0, 5000, _NOT_FITTED, 1.0),
+    cs_code_bytes=Calibrated(100, 30, 400, _NOT_FITTED, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All constants for one chip."""
+
+    conv: ConvCalibration
+    op: OpCalibration
+
+
+def calibration(target: str) -> Calibration:
+    """Constants for a chip by name, as `conv_calibration`."""
+    return Calibration(conv_calibration(target), OP_CALIBRATION)
