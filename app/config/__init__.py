@@ -1,9 +1,9 @@
 """Run configurations: frozen dataclasses (``schema``) and a strict YAML loader (``loader``)."""
 
-from app.config.loader import dump, load_run
+from app.config.hardware import Chip, System
+from app.config.loader import dump, find_system, load_run
 from app.config.schema import (
     Batching,
-    Chip,
     Data,
     Model,
     Norm,
@@ -11,7 +11,6 @@ from app.config.schema import (
     Pipeline,
     Run,
     Schedule,
-    System,
     Training,
 )
 
@@ -28,5 +27,6 @@ __all__ = [
     "System",
     "Training",
     "dump",
+    "find_system",
     "load_run",
 ]

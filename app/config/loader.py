@@ -29,7 +29,9 @@ from typing import (
 
 import yaml
 
-from app.config.schema import FieldError, Run, System
+from app.config.checks import FieldError
+from app.config.hardware import System
+from app.config.schema import Run
 from app.config.yaml_source import (
     ListNode,
     MapNode,
@@ -68,6 +70,22 @@ def load_run(path: Union[str, Path], overrides: Sequence[str] = ()) -> Run:
 def load_system(path: Union[str, Path]) -> System:
     """The system in a file."""
     return load_section(System, path)
+
+
+def find_system(name: str) -> System:
+    """The shipped system of this name: a file's stem, or what published tables call it.
+
+    ``"Bow Pod16"`` and ``"bow-pod16"`` are the same; upper and lower case do not matter.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = CONFIG_ROOT / LIBRARIES[System]
+    files = {path.stem: path for path in sorted(folder.glob("*.yml"))}
+    stem = name.lower().replace(" ", "-")
+    if stem not in files:
+        raise ConfigError(f"{folder}: holds no system '{name}'; {_hint(stem, files)}")
+    return load_system(files[stem])
 
 
 def load_text(text: str, name: str) -> Run:

@@ -9,6 +9,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, Optional, Tuple
 
+from app.config.checks import FieldError as FieldError
+from app.config.checks import require as _require
+from app.config.hardware import System
+
 ModelName = Literal[
     "efficientnet_b0",
     "efficientnet_b1",
@@ -27,59 +31,6 @@ ModelName = Literal[
     "resnext101_32x4d",
     "resnext101_32x8d",
 ]
-
-
-class FieldError(ValueError):
-    """A section's field holds an unusable value. ``field`` names it, ``str(error)`` says why."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-def _require(condition: bool, field_name: str, message: str) -> None:
-    if not condition:
-        raise FieldError(field_name, message)
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One IPU."""
-
-    name: Literal["mk1", "mk2", "bow"]
-    """Generation: Mk1 (GC2), Mk2 (GC200) or Bow."""
-    tiles: int
-    """Tiles per IPU."""
-    tile_memory_bytes: int
-    """SRAM of one tile, in bytes."""
-    clock_hz: float
-    """Tile clock, in Hz."""
-    source: str
-    """Where the three figures come from."""
-
-    def __post_init__(self) -> None:
-        for name in ("tiles", "tile_memory_bytes", "clock_hz"):
-            value = getattr(self, name)
-            _require(value > 0, name, f"must be positive, got {value}")
-
-
-@dataclass(frozen=True)
-class System:
-    """An IPU system: how many IPUs of which chip."""
-
-    name: str
-    """What the system is called in published tables."""
-    ipus: int
-    """IPUs in the system; a power of two, as Poplar partitions are."""
-    chip: Chip
-    """The chip all its IPUs have."""
-
-    def __post_init__(self) -> None:
-        _require(
-            self.ipus >= 1 and self.ipus & (self.ipus - 1) == 0,
-            "ipus",
-            f"must be a power of two, got {self.ipus}",
-        )
 
 
 @dataclass(frozen=True)
@@ -312,6 +263,59 @@ class Pipeline:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Number types on the device."""
+
+    types: Literal["32.32", "16.32", "16.16"] = "32.32"
+    """Data.weights: activations and arithmetic in half or float32, weights and optimiser in half or
+    float32; 16.32 casts the weights for every micro-batch, as the paper's runs do."""
+    partials: Literal["float", "half"] = "float"
+    """What convolutions and matrix products sum up in."""
+
+    @property
+    def half_data(self) -> bool:
+        """Whether activations are half."""
+        return self.types != "32.32"
+
+    @property
+    def half_weights(self) -> bool:
+        """Whether weights, gradients and optimiser state are half."""
+        return self.types == "16.16"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run does to fit: all of it is plain PopTorch."""
+
+    recomputation: Literal["auto", "none", "standard", "all"] = "auto"
+    """Forward activations that are computed again in the backward pass. ``auto``: PopTorch's rule, all
+    but stage inputs and checkpoints in a pipeline, none on one IPU."""
+    checkpoints: Tuple[str, ...] = ()
+    """Modules whose results are stored where activations are recomputed."""
+    available_memory_proportion: Tuple[float, ...] = ()
+    """Share of tile memory for the temporaries of a convolution or matrix product: one value for all
+    IPUs or one for each stage; none leaves Poplar's 0.6."""
+    optimizer_state_off_chip: bool = False
+    """Keep optimiser state in streaming memory."""
+    replicated_tensor_sharding: bool = False
+    """Cut optimiser state over the replicas."""
+    io_tiles: int = 0
+    """Tiles of each IPU that only transfer to and from the host; 0 or 32 to 192, an even number."""
+
+    def __post_init__(self) -> None:
+        _require(
+            all(0 <= share <= 1 for share in self.available_memory_proportion),
+            "available_memory_proportion",
+            f"must lie in [0, 1], got {list(self.available_memory_proportion)}",
+        )
+        _require(
+            self.io_tiles == 0 or (32 <= self.io_tiles <= 192 and self.io_tiles % 2 == 0),
+            "io_tiles",
+            f"must be 0 or an even number from 32 to 192, got {self.io_tiles}",
+        )
+
+
+@dataclass(frozen=True)
 class Optimizer:
     """The weight update. A field that the named optimiser does not have must stay out."""
 
@@ -433,6 +437,10 @@ class Run:
     """Length, loss and averaging."""
     pipeline: Pipeline = field(default_factory=Pipeline)
     """Cuts over IPUs."""
+    precision: Precision = field(default_factory=Precision)
+    """Number types on the device."""
+    memory: Memory = field(default_factory=Memory)
+    """What the run does to fit in memory."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     """The weight update."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -462,4 +470,10 @@ class Run:
             "batching.gradient_accumulation",
             f"must be at least {needed} for {self.pipeline.stages} pipeline stages, got {found}; "
             "raise it or use fewer stages",
+        )
+        proportions, stages = self.memory.available_memory_proportion, self.pipeline.stages
+        _require(
+            len(proportions) in (0, 1, stages),
+            "memory.available_memory_proportion",
+            f"must hold one value, or one for each of {stages} stages, got {list(proportions)}",
         )
