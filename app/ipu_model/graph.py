@@ -24,8 +24,10 @@ gradient rule and a cost rule. The kinds, with operands -> results; attributes:
     max_pool        x -> y, or y and indices; kernel, stride, padding (pairs). avg_pool: x -> y
     resize          x -> y, interpolated; mode
     view            x -> y: the same elements in another shape or order, some of them, or broadcast
-                    (free on the IPU: a tensor is an expression); function
-    copy            x -> y: elements move; function (copy, pad, flip, ...)
+                    (free on the IPU: a tensor is an expression); function: reshape, permute (axes),
+                    slice (axis, start, stop, step), expand, detach (stops gradients)
+    copy            x -> y: elements move; function: copy, pad (padding: a pair per dim, negative
+                    crops; value), flip (axes), roll (shifts, axes)
     concat          parts -> y; axis
     gather          x, indices -> y; axis. scatter: x, indices, updates -> y; axis, function
     sort            x -> values, indices; axis, count
@@ -149,6 +151,8 @@ class Tensor:
     element: Element
     role: Role = Role.ACTIVATION
     name: str = ""
+    trainable: bool = True
+    """Whether a parameter gets a gradient; of no meaning for other roles."""
 
     @property
     def elements(self) -> int:
@@ -202,7 +206,9 @@ class Op:
 class Graph:
     """Operations in the order in which they run, and their tensors.
 
-    `inputs` and `outputs` are ids; parameters and buffers are found by role.
+    `inputs` and `outputs` are ids; parameters and buffers are found by role. `gradients` are those
+    of trainable parameters, by parameter, once `autodiff` has grown them; `checkpoints` are tensors
+    that the program wants stored where others are recomputed.
     """
 
     def __init__(self) -> None:
@@ -210,6 +216,8 @@ class Graph:
         self.ops: List[Op] = []
         self.inputs: List[int] = []
         self.outputs: List[int] = []
+        self.gradients: Dict[int, int] = {}
+        self.checkpoints: List[int] = []
 
     def tensor(
         self,
@@ -217,9 +225,11 @@ class Graph:
         element: Element,
         role: Role = Role.ACTIVATION,
         name: str = "",
+        trainable: bool = True,
     ) -> Tensor:
         """Add a tensor."""
-        made = Tensor(len(self.tensors), tuple(int(size) for size in shape), element, role, name)
+        id = next(reversed(self.tensors), -1) + 1  # unused tensors may have been deleted
+        made = Tensor(id, tuple(int(size) for size in shape), element, role, name, trainable)
         self.tensors[made.id] = made
         return made
 
@@ -252,6 +262,8 @@ class Graph:
         made = Graph()
         made.tensors, made.ops = dict(self.tensors), list(self.ops)
         made.inputs, made.outputs = list(self.inputs), list(self.outputs)
+        made.gradients = dict(self.gradients)
+        made.checkpoints = list(self.checkpoints)
         return made
 
     def of_role(self, role: Role) -> List[Tensor]:

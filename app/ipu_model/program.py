@@ -51,6 +51,7 @@ class Execution:
     replicated_tensor_sharding: optimiser state is cut over the replicas.
     io_tiles: tiles taken from compute for host transfers; `overlap_io` hides them.
     host_transfers: False where synthetic data stays on the device.
+    stable_norm: norms take the mean first and the deviations from it second (enableStableNorm).
     hoist_parameter_ops: operations that depend on parameters alone run once per weight update
     instead of once per micro-batch.
     """
@@ -76,6 +77,7 @@ class Execution:
     io_tiles: int = 0
     overlap_io: bool = False
     host_transfers: bool = True
+    stable_norm: bool = False
     hoist_parameter_ops: bool = False
 
     def __post_init__(self) -> None:
