@@ -7,7 +7,8 @@ A row names a layer, a chip (`target`), an SDK and `params` in the vocabulary of
 `single_conv_layer`. Cycles cover forward, data gradient with weight transposition, and weight
 gradient with update; bytes are those of all tiles. Predictions are *simulated*; the published
 figures are those of Poplar's own IPU Model. `--fit` prints the constants of
-`app.ipu_model.calibration` fitted on the rows, with their leave-one-out errors.
+`app.ipu_model.calibration` fitted on the rows. Every report ends with leave-one-out errors: of each
+row predicted from a fit on all others.
 """
 
 import argparse
@@ -234,8 +235,25 @@ def byte_terms(cost: LayerCost) -> List[float]:
     return [float(value) for value in terms]
 
 
-def print_fit(rows: Sequence[Mapping[str, str]]) -> None:
-    """Print fitted constants and leave-one-out errors."""
+@dataclass(frozen=True)
+class _Fit:
+    """Named terms of one quantity for some rows, and the published figures."""
+
+    quantity: str
+    names: Tuple[str, ...]
+    terms: Floats
+    rows: Tuple[Mapping[str, str], ...]
+
+    @property
+    def published(self) -> Floats:
+        return np.array([float(row[self.quantity]) for row in self.rows])
+
+
+def _fits(rows: Sequence[Mapping[str, str]]) -> List[_Fit]:
+    """Cycles of all chips together, and bytes of each chip; rows without figures are left out."""
+    rows = [row for row in rows if all(row.get(name) for name in QUANTITIES) and _expressible(row)]
+    if not rows:
+        return []
     costs = [cost_of(row) for row in rows]
     chips = sorted({row["target"] for row in rows})
     width = len(CYCLE_TERMS)
@@ -246,31 +264,56 @@ def print_fit(rows: Sequence[Mapping[str, str]]) -> None:
         terms[index, start : start + width] = own
         terms[index, width * len(chips) :] = shared
     names = [f"{chip} {name}" for chip in chips for name in CYCLE_TERMS]
-    _print_constants("cycles_all_passes", [*names, *SHARED_TERMS], terms, rows)
+    found = [_Fit("cycles_all_passes", (*names, *SHARED_TERMS), terms, tuple(rows))]
     for chip in chips:
         chosen = [index for index, row in enumerate(rows) if row["target"] == chip]
         table = np.array([byte_terms(costs[index]) for index in chosen])
         names = [f"{chip} {name}" for name in BYTE_TERMS]
-        _print_constants("total_memory_bytes", names, table, [rows[index] for index in chosen])
+        of_chip = tuple(rows[index] for index in chosen)
+        found.append(_Fit("total_memory_bytes", tuple(names), table, of_chip))
+    return found
 
 
-def _print_constants(
-    quantity: str, names: Sequence[str], terms: Floats, rows: Sequence[Mapping[str, str]]
-) -> None:
-    published = np.array([float(row[quantity]) for row in rows])
-    values = fit(terms, published)
-    fitted = np.abs(terms @ values / published - 1)
-    errors = leave_one_out(terms, published)
-    for name, value in zip(names, values):
-        print(f"{name} {value:.4g}")
-    for chip in sorted({row["target"] for row in rows}):
-        chosen = np.flatnonzero([row["target"] == chip for row in rows])
-        worst = int(chosen[np.argmax(np.abs(errors[chosen]))])
-        print(
-            f"  {chip} {quantity}: mean error {fitted[chosen].mean():.3f}, "
-            f"left out {np.abs(errors[chosen]).mean():.3f}, "
-            f"worst {errors[worst]:+.3f} ({rows[worst]['layer']}), n {len(chosen)}"
-        )
+def _expressible(row: Mapping[str, str]) -> bool:
+    try:
+        cost_of(row)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def left_out(rows: Sequence[Mapping[str, str]]) -> Dict[str, Dict[str, Dict[str, object]]]:
+    """Leave-one-out errors by quantity and chip: mean, largest with its layer, number of rows."""
+    found: Dict[str, Dict[str, Dict[str, object]]] = {name: {} for name in QUANTITIES}
+    for each in _fits(rows):
+        errors = leave_one_out(each.terms, each.published)
+        for chip in sorted({row["target"] for row in each.rows}):
+            chosen = np.flatnonzero([row["target"] == chip for row in each.rows])
+            worst = int(chosen[np.argmax(np.abs(errors[chosen]))])
+            found[each.quantity][chip] = {
+                "mape": float(np.abs(errors[chosen]).mean()),
+                "worst": float(errors[worst]),
+                "worst_layer": each.rows[worst]["layer"],
+                "n": len(chosen),
+            }
+    return found
+
+
+def print_fit(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print fitted constants and leave-one-out errors."""
+    for each in _fits(rows):
+        for name, value in zip(each.names, fit(each.terms, each.published)):
+            print(f"{name} {value:.4g}")
+    _print_left_out(rows)
+
+
+def _print_left_out(rows: Sequence[Mapping[str, str]]) -> None:
+    for quantity, chips in left_out(rows).items():
+        for chip, numbers in chips.items():
+            print(
+                f"left out: {chip} {quantity}: mean {numbers['mape']:.3f}, "
+                f"worst {numbers['worst']:+.3f} ({numbers['worst_layer']}), n {numbers['n']}"
+            )
 
 
 def _print_table(rows: Sequence[Row]) -> None:
@@ -310,9 +353,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 0
     rows = [evaluate(row) for row in table]
     if chosen.json:
-        print(json.dumps({"rows": [asdict(row) for row in rows], "summary": summary(rows)}))
+        numbers = {**summary(rows), "leave_one_out": left_out(table)}
+        print(json.dumps({"rows": [asdict(row) for row in rows], "summary": numbers}))
     else:
         _print_table(rows)
+        _print_left_out(table)
     return 0
 
 

@@ -44,7 +44,16 @@ def test_json_reports_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert rows[0]["predicted"] and rows[0]["published"] == dict.fromkeys(conv_layers.QUANTITIES)
     assert rows[1]["predicted"] is None and "--winograd" in str(rows[1]["problem"])
     assert rows[2]["predicted"] is None and "mk9" in str(rows[2]["problem"])
+    assert report["summary"]["leave_one_out"] == {name: {} for name in conv_layers.QUANTITIES}
     assert report["summary"]["n"] == 0 and report["summary"]["not_expressible"] == 2
+
+
+def test_left_out_rows_are_predicted() -> None:
+    some = [row for row in ROWS if row["layer"].startswith(("resnet", "mobilenet"))]
+    errors = conv_layers.left_out(some)
+    for chip in ("mk1", "mk2"):
+        assert errors["cycles_all_passes"][chip]["mape"] < 0.06
+        assert errors["total_memory_bytes"][chip]["mape"] < 0.1
 
 
 def test_unreadable_table_is_a_usage_error(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The search: equal to trying everything, within its bounds, repeatable, and unchanged."""
 
+import json
 from dataclasses import replace
-from typing import Tuple
+from pathlib import Path
+from typing import Any, List, Set, Tuple
 
 import numpy as np
 import pytest
@@ -20,8 +22,10 @@ from app.ipu_model.cost.convolution import (
     weight_gradient,
 )
 from app.ipu_model.cost.convolution.estimate import estimate, movement
-from app.ipu_model.cost.convolution.planner import _plan, problems
-from app.ipu_model.cost.convolution.splits import factors, parallel_splits, splits_of
+from app.ipu_model.cost.convolution.grid import channel_grid, expanded
+from app.ipu_model.cost.convolution.planner import problems, search
+from app.ipu_model.cost.convolution.splits import Splits, factors, parallel_splits, splits_of
+from app.ipu_model.cost.convolution.text import request_of
 from app.ipu_model.cost.target_view import PlannerTarget
 from tests.ipu_model.cost.presets import MK1, MK2, small_target
 
@@ -73,7 +77,7 @@ def key(chosen: ConvPlan) -> Tuple[int, int]:
     sdk=st.sampled_from(["2.0.0", "3.3.0"]),
     which=st.integers(0, 2),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_pruned_search_equals_exhaustive_search(
     channels: Tuple[int, int],
     size: int,
@@ -110,6 +114,65 @@ def test_least_memory_is_found_at_proportion_zero() -> None:
     for proportion in (0.6, 0.02):
         other = plan(params, target, ConvOptions(available_memory_proportion=proportion))
         assert least.temporary_bytes <= other.temporary_bytes
+
+
+@given(
+    channels=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    field=st.sampled_from([(7, 9), (1, 12), (4, 5, 6)]),
+    kernel=st.integers(1, 3),
+    groups=st.sampled_from([1, 6]),
+    stride=st.integers(1, 2),
+    partials=st.sampled_from(list(DataType)),
+    sdk=st.sampled_from(["2.0.0", "3.3.0"]),
+    which=st.integers(0, 2),
+)
+@settings(max_examples=5, deadline=None)
+def test_bounds_lie_below_the_cycles_of_every_split(
+    channels: Tuple[int, int],
+    field: Tuple[int, ...],
+    kernel: int,
+    groups: int,
+    stride: int,
+    partials: DataType,
+    sdk: str,
+    which: int,
+) -> None:
+    dims = len(field)
+    forward = conv_params(
+        2,
+        *channels,
+        field,
+        [min(kernel, size) for size in field],
+        groups=groups,
+        stride=stride,
+        padding=[(0, 1)] * dims,
+    )
+    params = (forward, data_gradient(forward), weight_gradient(forward))[which]
+    pass_ = (Pass.TRAINING_FWD, Pass.TRAINING_BWD, Pass.TRAINING_WU)[which]
+    options = ConvOptions(partials_type=partials, sdk=sdk, pass_=pass_)
+    for problem in problems(params, small_target(24), options)[which::5]:
+        grid = channel_grid(problem)
+        for at in range(which, len(grid), 4):
+            entry = grid.take(slice(at, at + 1))
+            splits = expanded(problem, entry, np.inf)
+            cost = estimate(problem, splits, movement(problem, splits))
+            cycles = cost.cycles[cost.legal]
+            if len(cycles):
+                assert entry.bound[0] <= cycles.min()
+                assert problem.cycles_floor <= cycles.min()
+
+
+def test_channels_then_field_reaches_every_split() -> None:
+    params = conv_params(3, 20, 40, (6, 5), (3, 3), groups=2)
+    target = small_target(16)
+    for problem in problems(params, target, ConvOptions()):
+        stepwise = expanded(problem, channel_grid(problem), np.inf)
+        assert _tuples(stepwise) == _tuples(parallel_splits(problem.extent, target.tiles))
+
+
+def _tuples(splits: Splits) -> Set[Tuple[int, ...]]:
+    axes = (*splits.field, splits.batch, splits.groups, splits.outs, splits.ins, *splits.kernel)
+    return set(zip(*(axis.tolist() for axis in axes)))
 
 
 def test_splits_change_a_quotient_and_reach_every_one() -> None:
@@ -151,9 +214,8 @@ def test_many_groups_scale_cycles_about_linearly() -> None:
 
 def test_planning_twice_gives_the_same_plan() -> None:
     options = ConvOptions(pass_=Pass.TRAINING_WU)
-    first = plan(weight_gradient(RESNET), MK2, options)
-    _plan.cache_clear()
-    assert plan(weight_gradient(RESNET), MK2, options) == first
+    first = search(weight_gradient(RESNET), MK2, options)
+    assert search(weight_gradient(RESNET), MK2, options) == first
 
 
 def test_bound_that_nothing_meets_is_doubled_not_raised() -> None:
@@ -188,3 +250,12 @@ def test_depthwise_weight_gradient_needs_vmac_from_sdk_2_1_on() -> None:
     assert early.candidate.method.value != "vmac"
     assert late.candidate.method.value == "vmac"
     assert late.cycles.total < early.cycles.total
+
+
+GOLDEN = Path(__file__).with_name("golden_plans.json")
+
+
+@pytest.mark.parametrize("row", json.loads(GOLDEN.read_text(encoding="utf-8")))
+def test_plans_are_those_of_the_exhaustive_search(row: List[Any]) -> None:
+    request, expected = row
+    assert list(key(search(*request_of(json.dumps(request))))) == expected

@@ -5,8 +5,8 @@ import pytest
 
 from app.ipu_model.cost.convolution import Candidate, DataType, Method, conv_params
 from app.ipu_model.cost.convolution.reduction import cast_cycles, reduction_cycles, stage_depths
-from app.ipu_model.cost.convolution.vertex_amp import amp_floor
-from app.ipu_model.cost.convolution.vertex_mac import vertex_cycles, vertex_floor
+from app.ipu_model.cost.convolution.vertex_floor import vertex_floor
+from app.ipu_model.cost.convolution.vertex_mac import vertex_cycles
 from app.ipu_model.cost.convolution.workers import most_and_least
 from tests.ipu_model.cost.presets import MK1, MK2, amp, context, tile
 
@@ -132,7 +132,7 @@ def test_floor_never_exceeds_the_formula(release: "tuple[int, int]", units: int)
 def test_float_input_runs_at_one_mac_per_unit() -> None:
     work = tile((1, 6000))
     ctx = context(POINTWISE, Candidate(Method.AMP, 1, 8, 16, DataType.FLOAT, 16))
-    assert amp_floor(ctx, work)[0] <= vertex_cycles(ctx, work)[0]
+    assert vertex_floor(ctx, work)[0] <= vertex_cycles(ctx, work)[0]
 
 
 def test_workers_cut_their_shares_at_row_ends() -> None:

@@ -5,7 +5,7 @@ from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, canonical, conv_params, macs
 from app.ipu_model.cost.convolution.passes import data_gradient, weight_gradient
 from app.ipu_model.cost.convolution.plan import ConvPlan, CycleBreakdown, Partition
-from app.ipu_model.cost.convolution.planner import plan
+from app.ipu_model.cost.convolution.planning import plan, plan_many
 
 __all__ = [
     "Candidate",
@@ -22,5 +22,6 @@ __all__ = [
     "data_gradient",
     "macs",
     "plan",
+    "plan_many",
     "weight_gradient",
 ]

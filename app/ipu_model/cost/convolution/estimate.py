@@ -85,12 +85,16 @@ class Movement:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Totals over the serial loop: cycles by cause, and temporary bytes per tile."""
+    """Totals over the serial loop: cycles by cause, and temporary bytes per tile.
+
+    `rearrangement_exchange` is part of `rearrangement`.
+    """
 
     compute: Array
     exchange: Array
     padding: Array
     rearrangement: Array
+    rearrangement_exchange: Array
     reduction: Array
     update: Array
     temporary_bytes: Array
@@ -112,9 +116,7 @@ def movement(problem: Problem, splits: Splits) -> Movement:
     input_elements = problem.input_field(work) * work.batch * ins * groups
     weight_elements = work.kernel_elements * ins * outs * groups
     partial_elements = work.field_elements * work.batch * outs * groups
-    # Two neighbouring tiles share a bus and receive common inputs together.
-    paired = splits.outs % 2 == 0
-    input_rate = np.where(paired, 2 * rate, rate)
+    input_rate = np.where(problem.paired(splits.outs), 2 * rate, rate)
     weight_tiles = product(splits.field) * splits.batch
     received = input_elements - floor_div(input_elements, splits.outs)
     weights = weight_elements - floor_div(weight_elements, weight_tiles)
@@ -251,8 +253,10 @@ def estimate(problem: Problem, splits: Splits, moved: Movement) -> Estimate:
         outputs, depth, exchanged, options.result_type, target, splits.serial_ins
     )
     stage_exchange, stage_bytes = _reduction_stages(problem, moved, outputs, depth)
-    update, rearranged, rearranged_bytes = _serial_loop(problem, splits, outputs)
+    update, sliced, sliced_move, rearranged_bytes = _serial_loop(problem, splits, outputs)
     once = np.where(before, 1, serial)
+    exchanged_move = serial * moved.other_move + sliced_move
+    exchanged_move = exchanged_move + once.astype(np.int64) * moved.input_move
     exchange = moved.weights + moved.partials + stage_exchange
     convolution = moved.padding_bytes + moved.vertex_bytes
     transforms = np.maximum(moved.input_rearranged_bytes, moved.other_rearranged_bytes)
@@ -268,7 +272,9 @@ def estimate(problem: Problem, splits: Splits, moved: Movement) -> Estimate:
         padding=serial * moved.padding,
         rearrangement=serial * (moved.other_copy + moved.other_move)
         + once * (moved.input_copy + moved.input_move)
-        + rearranged,
+        + sliced
+        + sliced_move,
+        rearrangement_exchange=exchanged_move,
         reduction=serial * reduced,
         update=update,
         temporary_bytes=peak + accumulator,
@@ -295,13 +301,15 @@ def _reduction_stages(
     return exchange, most
 
 
-def _serial_loop(problem: Problem, splits: Splits, outputs: Array) -> Tuple[Array, Array, Array]:
-    """Slices, updates and additions of the loop; rearrangement before it, cycles and bytes."""
+def _serial_loop(problem: Problem, splits: Splits, outputs: Array) -> Tuple[Array, ...]:
+    """Slices, updates and additions of the loop; of the rearrangement before it cycles of copies
+    and of the exchange, and bytes.
+    """
     serial_outs, serial_ins, serial = splits.serial_outs, splits.serial_ins, splits.serial
     zero = np.zeros_like(outputs)
     looped = serial > 1
     if not looped.any():
-        return zero, zero, zero
+        return zero, zero, zero, zero
     options, tiles = problem.options, splits.tiles
     exchanged, workers = problem.exchanged_type, problem.target.workers
     inputs = ceil_div(problem.volumes[0], tiles)
@@ -321,7 +329,7 @@ def _serial_loop(problem: Problem, splits: Splits, outputs: Array) -> Tuple[Arra
     cast = cast_cycles(outputs, exchanged, options.result_type, workers)
     update = serial * per_step + np.where(serial_ins > 1, cast, 0)
     if not options.pass_.fully_connected:
-        return update, zero, zero
+        return update, zero, zero, zero
     rate, size = problem.target.exchange_bytes_per_cycle, problem.input_bytes
-    before = np.where(looped, ceil_div(size * weights, rate) + weights, 0)
-    return update, before, np.where(looped, size * weights, 0)
+    before = np.where(looped, weights, 0)
+    return update, before, ceil_div(size * before, rate), size * before

@@ -1,8 +1,6 @@
-"""All passes of one convolution layer in training: plans, glue around them, and memory terms.
+"""All passes of one convolution layer by itself, as PopLibs' `single_conv_layer` runs them.
 
-The planner's cycles leave out what surrounds a convolution. Here stand the parts that follow from
-sizes: the transposition of the weights before the data gradient, the weight update after the
-weight gradient, and the spreading of a result whose dilation was deferred.
+Beside its passes such a run updates the weights, and keeps all tensors of the layer live.
 """
 
 from dataclasses import dataclass, replace
@@ -10,67 +8,25 @@ from math import prod
 from typing import Tuple
 
 from app.ipu_model.calibration import ConvCalibration
-from app.ipu_model.cost.convolution.methods import Method
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, canonical
+from app.ipu_model.cost.convolution.pass_cost import (
+    Glue,
+    PassCost,
+    share,
+    spreading,
+    transposition,
+    vertex_state_bytes,
+    weight_elements,
+)
 from app.ipu_model.cost.convolution.passes import data_gradient, weight_gradient
 from app.ipu_model.cost.convolution.plan import ConvPlan
-from app.ipu_model.cost.convolution.planner import plan
+from app.ipu_model.cost.convolution.planning import plan
 from app.ipu_model.cost.target_view import PlannerTarget
 
-__all__ = ["LayerCost", "PassCost", "layer_cost", "vertex_state_bytes"]
+__all__ = ["LayerCost", "layer_cost"]
 
 ALL_PASSES = (Pass.TRAINING_FWD, Pass.TRAINING_BWD, Pass.TRAINING_WU)
-
-
-@dataclass(frozen=True)
-class PassCost:
-    """One pass: its plan, and cycles of the glue that the planner does not count."""
-
-    pass_: Pass
-    plan: ConvPlan
-    glue_cycles: int
-
-    @property
-    def planned_cycles(self) -> int:
-        """Uncalibrated tile cycles of the pass."""
-        return self.plan.cycles.total + self.glue_cycles
-
-    @property
-    def main_cycles(self) -> int:
-        """`planned_cycles` without rearrangement, which is calibrated by itself.
-
-        The zeros around SLIC operands are left out too: the planner charges all padding of the
-        whole input on every tile, as an exchange, though a tile holds its zeros itself.
-        """
-        cycles = self.plan.cycles
-        counted_twice = cycles.padding if self.plan.candidate.method is Method.SLIC else 0
-        return self.planned_cycles - cycles.rearrangement - counted_twice
-
-    @property
-    def rearrangement_cycles(self) -> Tuple[int, int, int]:
-        """Cycles of plain, of expanding and of output-flattening rearrangements; two are 0."""
-        cycles, transform = self.plan.cycles.rearrangement, self.plan.transform
-        if transform.out_chan_flatten_dims:
-            return 0, 0, cycles
-        return (0, cycles, 0) if transform.expand_dims else (cycles, 0, 0)
-
-    @property
-    def combines_groups(self) -> bool:
-        """The plan computes several groups as one."""
-        return self.plan.transform.combine_groups > 1
-
-    def cycles(self, calibration: ConvCalibration) -> int:
-        """Predicted tile cycles of the pass."""
-        scales = (
-            calibration.plain_rearrange_scale,
-            calibration.expand_rearrange_scale,
-            calibration.flatten_rearrange_scale,
-        )
-        cycles = calibration.conv_scale.value * self.main_cycles
-        cycles += sum(s.value * part for s, part in zip(scales, self.rearrangement_cycles))
-        cycles += calibration.combine_groups_overhead.value * self.combines_groups
-        return round(cycles + calibration.conv_pass_overhead.value)
 
 
 @dataclass(frozen=True)
@@ -142,10 +98,10 @@ def layer_cost(
     costs = []
     for pass_ in passes:
         chosen = plan(shapes[pass_], target, replace(options, pass_=pass_))
-        glue = _glue_cycles(pass_, forward, chosen, target, options.data_type)
+        glue = _glue(pass_, forward, chosen, target, options.data_type)
         costs.append(PassCost(pass_, chosen, glue))
     size = options.data_type.bytes
-    weights = _weight_elements(forward)
+    weights = weight_elements(forward)
     inputs = forward.batch * forward.groups * forward.in_channels * prod(forward.field)
     outputs = forward.batch * forward.groups * forward.out_channels * prod(forward.output)
     copies = 2 if Pass.TRAINING_BWD in passes or Pass.TRAINING_WU in passes else 1
@@ -157,58 +113,21 @@ def layer_cost(
     )
 
 
-def vertex_state_bytes(chosen: ConvPlan) -> int:
-    """State, operand pointers and worklists of one tile's vertex.
-
-    Source: poplibs ConvPartial1x1Out.cpp, ConvVertices.cpp.
-
-    An AMP vertex lists, for every kernel position and worker, the row pieces it computes.
-    """
-    params, parts, candidate = chosen.params, chosen.partition, chosen.candidate
-    groups = _share(_share(params.groups, candidate.group_grain), parts.groups)
-    if candidate.method is not Method.AMP:
-        return 30 + 12 * groups
-    in_parts = parts.in_channels * parts.serial_in_channels
-    out_parts = parts.out_channels * parts.serial_out_channels
-    ins = _share(_share(params.in_channels, candidate.in_grain), in_parts)
-    outs = _share(_share(params.out_channels, candidate.out_grain), out_parts)
-    rows = _share(params.batch, parts.batch)
-    for size, split in zip(params.output[:-1], parts.field[:-1]):
-        rows *= _share(size, split)
-    positions = _share(_share(params.kernel[0], parts.kernel[0]), candidate.weight_height)
-    positions *= prod(params.kernel[1:])
-    pointers = groups * (ins + outs + ins * outs)
-    # Cutting R rows into six contiguous shares makes at most R + 5 pieces.
-    return 30 + 4 * pointers + 6 * positions * (rows + 5)
-
-
-def _glue_cycles(
+def _glue(
     pass_: Pass, forward: ConvParams, chosen: ConvPlan, target: PlannerTarget, data_type: DataType
-) -> int:
-    per_tile = _share(_weight_elements(forward), target.tiles)
-    cycles = 0
-    if chosen.transform.deferred_dilation:
-        # The zeros are laid between the results in a rearrangement of the whole input gradient.
-        gradient = forward.batch * forward.groups * forward.in_channels * prod(forward.field)
-        cycles += _rearrangement_cycles(_share(gradient, target.tiles), data_type, target)
+) -> Glue:
+    gradient = forward.batch * forward.groups * forward.in_channels * prod(forward.field)
+    glue = spreading(chosen, gradient, data_type, target)
     if pass_ is Pass.TRAINING_BWD:
-        cycles += _rearrangement_cycles(per_tile, data_type, target)
+        glue += transposition(forward, data_type, target)
     if pass_ is Pass.TRAINING_WU:
-        vectors = per_tile // data_type.vector_width // target.workers
-        scaled_add = 63 + target.workers * (24 + 3 * max(0, vectors - 1))
-        cycles += _share(per_tile * data_type.bytes, target.exchange_bytes_per_cycle) + scaled_add
-    return cycles
+        glue += _update(share(weight_elements(forward), target.tiles), data_type, target)
+    return glue
 
 
-def _rearrangement_cycles(elements: int, data_type: DataType, target: PlannerTarget) -> int:
-    """Exchange, then a copy of 4/5 element a cycle, as the planner charges its transforms."""
-    moved = _share(elements * data_type.bytes, target.exchange_bytes_per_cycle)
-    return moved + _share(5 * elements, 4)
-
-
-def _weight_elements(params: ConvParams) -> int:
-    return params.groups * params.in_channels * params.out_channels * prod(params.kernel)
-
-
-def _share(total: int, parts: int) -> int:
-    return -(-total // parts)
+def _update(weights: int, data_type: DataType, target: PlannerTarget) -> Glue:
+    """The gradients on their way to the weights, and a scaled addition of so many on a tile."""
+    vectors = weights // data_type.vector_width // target.workers
+    scaled_add = 63 + target.workers * (24 + 3 * max(0, vectors - 1))
+    moved = share(weights * data_type.bytes, target.exchange_bytes_per_cycle)
+    return Glue(copy_cycles=scaled_add, exchange_cycles=moved)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Iterable, Iterator, Tuple
+from typing import Iterator, Sequence, Tuple
 
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType
 from app.ipu_model.cost.convolution.params import ConvParams
 from app.ipu_model.cost.target_view import PlannerTarget
 
-__all__ = ["Candidate", "Method", "candidates"]
+__all__ = ["Candidate", "Method", "Rank", "candidates"]
 
 WEIGHT_BYTES_PER_UNIT = 32
 SLIC_WINDOW = 4
@@ -40,6 +40,17 @@ class Candidate:
     units: int = 0
     weight_height: int = 1
 
+    def padding(self, params: ConvParams) -> float:
+        """Work on channels and groups padded to the grain, for each useful one."""
+        padded, useful = 1, params.groups * params.in_channels * params.out_channels
+        for size, grain in (
+            (params.groups, self.group_grain),
+            (params.in_channels, self.in_grain),
+            (params.out_channels, self.out_grain),
+        ):
+            padded *= -(-size // grain) * grain
+        return padded / useful
+
     def declared_rate(self, input_type: DataType) -> int:
         """MAC/cycle/tile by which the source orders candidates; it understates SLIC."""
         width = input_type.vector_width
@@ -69,28 +80,39 @@ class Candidate:
         return 2 * self.in_grain / (17 + self.in_grain / 4)
 
 
+Rank = Tuple[float, float, int, int, int]
+
+
 def candidates(
-    params: ConvParams, options: ConvOptions, target: PlannerTarget
-) -> Tuple[Candidate, ...]:
-    """Candidates for a transformed convolution, best declared rate first."""
-    found: Iterable[Candidate] = dict.fromkeys(
-        (
-            *_amp(params, options, target),
-            *_slic(options, target),
-            *_hmac(params, options),
-            *_vmac(options),
-            *_outer_product(params, options),
-        )
-    )
+    params: ConvParams,
+    options: ConvOptions,
+    target: PlannerTarget,
+    methods: Sequence[Method] = tuple(Method),
+) -> Iterator[Tuple[Rank, Candidate]]:
+    """Candidates of some methods for a transformed convolution, each with its rank in the source.
 
-    def order(candidate: Candidate) -> Tuple[float, float, int]:
-        padded = _round_up(params.in_channels, candidate.in_grain)
-        padded *= _round_up(params.out_channels, candidate.out_grain)
-        useful = params.in_channels * params.out_channels / padded
-        rate = candidate.declared_rate(options.data_type) * useful
-        return -rate, -useful, candidate.partial_type.bytes
+    The source tries the best declared rate first, then the least padding, then narrow partials.
+    """
+    for method in methods:
+        place = list(Method).index(method)
+        for position, candidate in enumerate(dict.fromkeys(_of(method, params, options, target))):
+            padded = _round_up(params.in_channels, candidate.in_grain)
+            padded *= _round_up(params.out_channels, candidate.out_grain)
+            useful = params.in_channels * params.out_channels / padded
+            rate = candidate.declared_rate(options.data_type) * useful
+            yield (-rate, -useful, candidate.partial_type.bytes, place, position), candidate
 
-    return tuple(sorted(found, key=order))
+
+def _of(
+    method: Method, params: ConvParams, options: ConvOptions, target: PlannerTarget
+) -> Iterator[Candidate]:
+    if method is Method.AMP:
+        return _amp(params, options, target)
+    if method is Method.SLIC:
+        return _slic(options, target)
+    if method is Method.HMAC:
+        return _hmac(params, options)
+    return _vmac(options) if method is Method.VMAC else _outer_product(params, options)
 
 
 def _amp(params: ConvParams, options: ConvOptions, target: PlannerTarget) -> Iterator[Candidate]:
@@ -152,12 +174,14 @@ def _hmac(params: ConvParams, options: ConvOptions) -> Iterator[Candidate]:
     step = 2 if options.data_type is DataType.HALF else 1
     out_grain = 1 if options.partials_type is DataType.FLOAT else 2
     rounded = _round_up(params.in_channels, step)
-    previous = 0
-    for grain in range(step, rounded + 1, step):
+    grain = step
+    while True:
+        yield Candidate(Method.HMAC, 1, grain, out_grain, options.partials_type)
         blocks = -(-rounded // grain)
-        if blocks != previous:
-            yield Candidate(Method.HMAC, 1, grain, out_grain, options.partials_type)
-        previous = blocks
+        if blocks == 1:
+            return
+        # The next grain that saves a block: all between only pad more.
+        grain = _round_up(-(-rounded // (blocks - 1)), step)
 
 
 def _vmac(options: ConvOptions) -> Iterator[Candidate]:

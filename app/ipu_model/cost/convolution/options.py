@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Optional, Tuple
 
 __all__ = ["ConvOptions", "DataType", "Pass"]
@@ -48,6 +49,12 @@ class Pass(Enum):
         return self.fully_connected or self is Pass.MATMUL
 
 
+@lru_cache(maxsize=None)
+def _release(sdk: str) -> Tuple[int, int]:
+    major, minor = sdk.split(".")[:2]
+    return int(major), int(minor)
+
+
 @dataclass(frozen=True)
 class ConvOptions:
     """Options of one convolution, named as poplibs names them where it has a name.
@@ -78,8 +85,7 @@ class ConvOptions:
     @property
     def release(self) -> Tuple[int, int]:
         """Major and minor number of the SDK."""
-        major, minor = self.sdk.split(".")[:2]
-        return int(major), int(minor)
+        return _release(self.sdk)
 
     @property
     def result_type(self) -> DataType:

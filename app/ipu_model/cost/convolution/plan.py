@@ -16,6 +16,7 @@ class CycleBreakdown:
 
     `padding` are the zeros that tiles add around operands, which the planner prices like an
     exchange; `update` is what a serial loop adds (slices, updates, additions, the final cast).
+    `rearrangement_exchange` of `rearrangement` are spent between tiles, the rest on them.
     """
 
     compute: int
@@ -24,6 +25,7 @@ class CycleBreakdown:
     rearrangement: int
     reduction: int
     update: int
+    rearrangement_exchange: int = 0
 
     @property
     def total(self) -> int:
@@ -59,6 +61,7 @@ class ConvPlan:
     `temporary_bytes` is the planner's estimate for the fullest tile; `volumes` are the padded
     elements of input, weights and output on the IPU; `rearranged` says which of them are copied
     into another layout. `fits_bound` is false when the memory bound had to be exceeded.
+    `received_tile_bytes` come to the fullest tile over all iterations.
     """
 
     params: ConvParams
@@ -72,3 +75,4 @@ class ConvPlan:
     rearranged: Tuple[bool, bool, bool]
     vertex_bytes: int
     fits_bound: bool
+    received_tile_bytes: int = 0

@@ -8,16 +8,31 @@ from typing import Tuple
 
 import numpy as np
 
-from app.ipu_model.cost.convolution.methods import WEIGHT_BYTES_PER_UNIT, Candidate
+from app.ipu_model.cost.convolution.methods import WEIGHT_BYTES_PER_UNIT, Candidate, Method
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, macs
 from app.ipu_model.cost.convolution.splits import Extent, Splits
 from app.ipu_model.cost.convolution.tile import TileWork, VertexContext
 from app.ipu_model.cost.convolution.transforms import Transformed
-from app.ipu_model.cost.convolution.workers import Array, ceil_div, floor_div
+from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div, floor_div
 from app.ipu_model.cost.target_view import PlannerTarget
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "ideal_macs"]
+
+
+def ideal_macs(params: ConvParams, skip_all: bool = False) -> float:
+    """Multiply-accumulates of all outputs that vertices visit.
+
+    Dilation leaves outputs without work; most vertices skip those that no stride reaches, and
+    HMAC, `skip_all`, counts one output in every dilation.
+    """
+    work = float(params.batch * params.groups * params.in_channels * params.out_channels)
+    for dim in range(params.dims):
+        skipped = params.input_dilation[dim]
+        if not skip_all:
+            skipped //= gcd(skipped, params.stride[dim])
+        work *= params.output[dim] * params.kernel[dim] / skipped
+    return work
 
 
 @dataclass(frozen=True)
@@ -111,16 +126,14 @@ class Problem:
         return macs(params) // channels * padded
 
     @cached_property
-    def compute_bound(self) -> float:
-        """Vertex cycles that all tiles together need at least."""
-        params, candidate, extent = self.params, self.candidate, self.extent
-        work = float(params.batch * extent.groups * candidate.group_grain)
-        work *= extent.ins * candidate.in_grain * extent.outs * candidate.out_grain
-        for dim in range(params.dims):
-            dilation = params.input_dilation[dim]
-            skipped = dilation // gcd(dilation, params.stride[dim])
-            work *= params.output[dim] * params.kernel[dim] / skipped
-        return work / candidate.rate_bound(self.options.data_type, self.options.release)
+    def cycles_floor(self) -> float:
+        """Cycles below which no split of this problem can come."""
+        candidate, options = self.candidate, self.options
+        work = ideal_macs(self.params, candidate.method is Method.HMAC)
+        rate = candidate.rate_bound(options.data_type, options.release)
+        compute = work * candidate.padding(self.params) / rate
+        partials = self.exchanged_type.bytes * self.volumes[2] / self.exchange_rate
+        return (compute + self.rearranged_cycles + partials) / self.target.tiles
 
     @cached_property
     def rearranges(self) -> Tuple[bool, bool, bool]:
@@ -148,6 +161,50 @@ class Problem:
         regroup_weights = pass_ is Pass.TRAINING_FWD and grain % per_unit > 0
         regroup_output = not pass_.fully_connected and grain != per_unit
         return regroup_weights and not weights, regroup_output and not output
+
+    @property
+    def exchange_rate(self) -> int:
+        """Bytes that a tile receives in a cycle."""
+        return self.target.exchange_bytes_per_cycle
+
+    def paired(self, outs: Array) -> Mask:
+        """Where two neighbouring tiles share a bus and receive common inputs together."""
+        mask: Mask = outs % 2 == 0
+        return mask
+
+    @cached_property
+    def static_1x1(self) -> bool:
+        """Whether some split may use the 1x1 form of the AMP vertex."""
+        params = self.params
+        return (
+            self.candidate.weight_height == 1
+            and params.batch == 1
+            and params.input_dilation == params.stride
+            and params.kernel[-1] == 1  # the other kernel dims may be split
+        )
+
+    @cached_property
+    def input_ratio(self) -> float:
+        """Input positions that a tile reads for each output position, at least."""
+        params, ratio = self.params, 1.0
+        for dim in range(params.dims):
+            if self.transformed_dims[dim]:
+                continue
+            # One kernel position alone reaches floor((y - 1) stride / dilation) + 1 of the input.
+            reach = 1.0 if params.stride[dim] >= params.input_dilation[dim] else 0.0
+            reach = reach or 1 / params.input_dilation[dim]
+            ratio *= min(reach, params.field[dim] / params.output[dim])
+        return ratio
+
+    @cached_property
+    def rearranged_cycles(self) -> float:
+        """Cycles of all tiles together for rearrangement and regrouping, at least."""
+        size, target = self.options.result_type.bytes, self.target
+        copy, grain = target.memcpy_bytes_per_cycle, self.candidate.out_grain
+        moved = 1.25 * size / min(copy, size) + size / target.exchange_bytes_per_cycle
+        cycles = moved * sum(v for v, moves in zip(self.volumes, self.rearranges) if moves)
+        regrouped = sum(v for v, copies in zip(self.volumes[1:], self.regroups) if copies)
+        return cycles + 1.25 * size / min(copy, grain * size) * regrouped
 
     def copy_factor(self, channels: int, data_type: DataType) -> Fraction:
         """Slow-down of a rearrangement, by the divisibility of its channels."""

@@ -9,7 +9,7 @@ from app.ipu_model.cost.convolution.options import DataType
 from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div
 from app.ipu_model.cost.target_view import PlannerTarget
 
-__all__ = ["cast_cycles", "reduce_stages", "reduction_cycles", "stage_depths"]
+__all__ = ["cast_cycles", "reduce_stages", "reduction_cycles", "reduction_line", "stage_depths"]
 
 Stage = Tuple[Mask, Array, Array, Array]
 
@@ -101,6 +101,22 @@ def reduction_cycles(
                 cost = _stage_cycles(after[index], stage_depth[index], partial, result, target)
                 cycles[index] += cost
     return cycles
+
+
+def reduction_line(
+    depth: Array, partial: DataType, output: DataType, serial_in: "Array | int"
+) -> Tuple[Array, Array]:
+    """Lower bound of the above: cycles whatever the size, and cycles for each partial of a tile.
+
+    Every stage of depth d takes at least 153 cycles, and 2 d for every result vector.
+    """
+    per_partial = 2 / (4 if partial is DataType.FLOAT else 8)
+    alone = per_alone = np.zeros(1)
+    if partial is not output:
+        single = np.equal(serial_in, 1)
+        alone = np.where(single, 156, 0)
+        per_alone = np.where(single, 1 / 2, 0)
+    return np.where(depth > 1, 153, alone), np.where(depth > 1, per_partial, per_alone)
 
 
 def _remaining_after(stages: List[Stage], position: int, depth: Array) -> Array:

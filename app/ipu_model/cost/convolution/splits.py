@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import List, Sequence, Tuple
+from typing import Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -65,11 +65,27 @@ class Splits:
             self.broadcast_before_loop[index],
         )
 
-    def at_least(self, tiles: float) -> "Splits":
-        """The leading candidates that use at least `tiles` tiles, most tiles first."""
-        used = self.tiles
-        count = int(np.searchsorted(-used, -tiles, side="right"))
-        return self if count == len(used) else self.take(np.arange(count))
+    @staticmethod
+    def joined(items: "Sequence[Splits]") -> "Splits":
+        """All entries of some splits, in order."""
+
+        def axis(arrays: Iterable[Array]) -> Array:
+            return np.concatenate(list(arrays))
+
+        def axes(tuples: Iterable[Tuple[Array, ...]]) -> Tuple[Array, ...]:
+            return tuple(axis(arrays) for arrays in zip(*tuples))
+
+        return Splits(
+            axes(item.field for item in items),
+            axis(item.batch for item in items),
+            axis(item.groups for item in items),
+            axis(item.outs for item in items),
+            axis(item.ins for item in items),
+            axes(item.kernel for item in items),
+            axis(item.serial_outs for item in items),
+            axis(item.serial_ins for item in items),
+            axis(item.broadcast_before_loop for item in items),
+        )
 
     def looped(self, outs: Array, ins: Array, broadcast: Array) -> "Splits":
         """The same parallel parts with these serial ones."""

@@ -6,10 +6,10 @@ from app.ipu_model.cost.convolution.methods import WEIGHT_BYTES_PER_UNIT
 from app.ipu_model.cost.convolution.tile import TileWork, VertexContext
 from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div, most_and_least, per_pair
 
-__all__ = ["amp_cycles", "amp_floor", "uses_1x1", "zero_cycles"]
+__all__ = ["LOAD_SETUP", "amp_cycles", "uses_1x1", "weight_load", "zero_cycles"]
 
 # Cycles of coefficient-load set-up for 1, 2 and 4 kernel rows folded into one pass.
-_LOAD_SETUP = {1: 15, 2: 46, 4: 60}
+LOAD_SETUP = {1: 15, 2: 46, 4: 60}
 
 
 def amp_cycles(context: VertexContext, work: TileWork) -> Array:
@@ -24,30 +24,6 @@ def amp_cycles(context: VertexContext, work: TileWork) -> Array:
         index = np.flatnonzero(mask)
         cycles[index] = formula(context, work.take(index))
     return cycles
-
-
-def amp_floor(context: VertexContext, work: TileWork) -> Array:
-    """A cheap lower bound of `amp_cycles`: every pass with its coefficient load and set-up.
-
-    A worker with n >= 1 elements takes at least 16 + 4n cycles in the 1x1 vertex, 33 + 4n in the
-    other, in every release; 8n instead of 4n for float input.
-    """
-    candidate, params = context.candidate, context.params
-    rows, length = context.rows_and_length(work)
-    positions = ceil_div(work.kernel[0], candidate.weight_height)
-    for size in work.kernel[1:]:
-        positions = positions * size
-    passes = candidate.out_grain // candidate.units * positions * work.ins * work.pairs
-    never_1x1 = (
-        candidate.weight_height > 1
-        or params.batch > 1
-        or params.input_dilation != params.stride
-        or any(size > 1 for size in params.kernel[1:])
-    )
-    setup = 18 + 33 * context.workers if never_1x1 else 16 * context.workers
-    per_element = 8 if context.float_input else 4
-    floor: Array = passes * (_weight_load(context) + setup + per_element * rows * length)
-    return floor
 
 
 def uses_1x1(context: VertexContext, work: TileWork) -> Mask:
@@ -71,7 +47,8 @@ def zero_cycles(elements: Array, pairs: Array, workers: int = 6) -> Array:
     return workers * pairs * (per_worker + 5)
 
 
-def _weight_load(context: VertexContext) -> int:
+def weight_load(context: VertexContext) -> int:
+    """Cycles to load the coefficients of one pass."""
     units_bytes = context.candidate.units * WEIGHT_BYTES_PER_UNIT
     return units_bytes // context.coefficient_bytes_per_cycle
 
@@ -113,7 +90,7 @@ def _amp_1x1(context: VertexContext, work: TileWork) -> Array:
         slow = workers * _worker_1x1(context, most, zeroing)
         quick = workers * _worker_1x1(context, least, zeroing) + 14
         slowest.append(np.maximum(slow, quick))
-    load = _weight_load(context)
+    load = weight_load(context)
     passes = context.candidate.out_grain // context.candidate.units
     later = work.outs * (19 + passes * (6 + load + slowest[0]))
     zeroed = work.outs * (19 - save + passes * (7 + load + slowest[1]))
@@ -154,7 +131,7 @@ def _amp_nx1(context: VertexContext, work: TileWork) -> Array:
     inner_positions = np.ones_like(outer)
     for size in work.kernel[1:]:
         inner_positions = inner_positions * size
-    load = _weight_load(context) + _LOAD_SETUP[candidate.weight_height] + 3
+    load = weight_load(context) + LOAD_SETUP[candidate.weight_height] + 3
     inner = outer * (14 + inner_positions * (12 + passes * load))
     inner = inner + outer * inner_positions * passes * slowest
     if context.release < (2, 3):

@@ -7,10 +7,10 @@ import numpy as np
 
 from app.ipu_model.cost.convolution.methods import SLIC_WINDOW, Method
 from app.ipu_model.cost.convolution.tile import TileWork, VertexContext, product
-from app.ipu_model.cost.convolution.vertex_amp import amp_cycles, amp_floor, uses_1x1, zero_cycles
+from app.ipu_model.cost.convolution.vertex_amp import amp_cycles, uses_1x1, zero_cycles
 from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div, most_and_least, per_pair
 
-__all__ = ["ever_legal", "legal", "vertex_cycles", "vertex_floor"]
+__all__ = ["ever_legal", "hmac_dot", "legal", "outer_product_position", "vertex_cycles"]
 
 
 def ever_legal(context: VertexContext) -> bool:
@@ -56,35 +56,6 @@ def vertex_cycles(context: VertexContext, work: TileWork) -> Array:
         Method.VMAC: _vmac_cycles,
         Method.OUTER_PRODUCT: _outer_product_cycles,
     }[context.candidate.method](context, work)
-
-
-def vertex_floor(context: VertexContext, work: TileWork) -> Array:
-    """A cheap lower bound of `vertex_cycles`."""
-    candidate = context.candidate
-    if candidate.method is Method.AMP:
-        return amp_floor(context, work)
-    if candidate.method is Method.SLIC:
-        # A run of n elements takes at least n + 10 cycles, of which float partials hide one.
-        passes = 1 if candidate.units == 4 else 2
-        kernels = product(work.kernel[:-1]) * ceil_div(work.kernel[-1], SLIC_WINDOW)
-        runs = 1 + (kernels - 1) * max(1, candidate.group_grain // 4)
-        elements = work.field_elements * work.batch
-        slic: Array = kernels * 49 + work.groups * runs * (
-            context.workers * (26 + 9 * passes) + passes * elements
-        )
-        return slic
-    if candidate.method is Method.VMAC:
-        # Every output needs a run over each kernel row; a split run only repeats its fixed part.
-        run, slope = (22, 3) if candidate.group_grain >= 8 else (11, 2)
-        taps = product(work.kernel[:-1]) * (run + slope * work.kernel[-1])
-        vmac: Array = work.groups * (40 + work.ins * work.field_elements * work.batch * taps)
-        return vmac
-    rate = candidate.rate_bound(context.input_type, context.release)
-    rows, length = context.rows_and_length(work)
-    tile = rows * length * work.kernel_elements * work.ins * work.pairs
-    grain = candidate.group_grain * candidate.in_grain * candidate.out_grain
-    floor: Array = (tile * (grain / rate)).astype(np.int64)
-    return floor
 
 
 def _slic_worker(
@@ -141,7 +112,8 @@ def _share(rows: Array, workers: int) -> Tuple[Array, Array]:
     return pieces, ceil_div(rows * pieces, workers)
 
 
-def _hmac_dot(context: VertexContext) -> int:
+def hmac_dot(context: VertexContext) -> int:
+    """Cycles of one HMAC dot product over the input grain."""
     channels, half = context.candidate.in_grain, not context.float_partials
     if context.float_input:
         return (10 if half else 6) + channels // 2
@@ -156,7 +128,7 @@ def _hmac_dot(context: VertexContext) -> int:
 
 def _hmac_cycles(context: VertexContext, work: TileWork) -> Array:
     candidate, workers, early = context.candidate, context.workers, context.release < (3, 3)
-    fp, dot = context.float_partials, _hmac_dot(context)
+    fp, dot = context.float_partials, hmac_dot(context)
     dilation = context.params.input_dilation
     rows = work.batch
     for dim, size in enumerate(work.field[:-1]):
@@ -223,18 +195,21 @@ def _vmac_cycles(context: VertexContext, work: TileWork) -> Array:
     return cycles
 
 
+def outer_product_position(context: VertexContext) -> int:
+    """Cycles of the outer product for one output position of one worker."""
+    grain = context.candidate.out_grain
+    if _wide(context):
+        return 6 + (grain - 6) // 2 if grain >= 6 and grain % 2 == 0 else 10 + 2 * grain
+    return 6 + (grain - 12) // 4 if grain >= 12 and grain % 4 == 0 else 10 + 5 * grain // 2
+
+
+def _wide(context: VertexContext) -> bool:
+    return context.float_input or context.output_type.bytes == 4
+
+
 def _outer_product_cycles(context: VertexContext, work: TileWork) -> Array:
-    grain, workers = context.candidate.out_grain, context.workers
+    workers, blocks = context.workers, work.outs * work.groups
     width = ceil_div(work.field[-1], workers)
-    blocks = work.outs * work.groups
-    if context.float_input or context.output_type.bytes == 4:
-        if grain >= 6 and grain % 2 == 0:
-            per_block = 11 + width * (6 + (grain - 6) // 2)
-        else:
-            per_block = 11 + width * (10 + 2 * grain)
-    elif grain >= 12 and grain % 4 == 0:
-        per_block = 10 + width * (6 + (grain - 12) // 4)
-    else:
-        per_block = 10 + width * (10 + 5 * grain // 2)
+    per_block = (11 if _wide(context) else 10) + width * outer_product_position(context)
     cycles: Array = workers * (25 + blocks * per_block)
     return cycles
