@@ -11,10 +11,13 @@ from typing import Dict
 
 __all__ = [
     "CONV_CALIBRATIONS",
+    "SYSTEM_CALIBRATION",
     "Calibrated",
     "Calibration",
     "ConvCalibration",
+    "MemoryCalibration",
     "OpCalibration",
+    "SystemCalibration",
     "calibration",
     "conv_calibration",
 ]
@@ -125,8 +128,9 @@ class OpCalibration:
 
     cs_overhead: cycles of every compute set outside convolutions (sync and control).
     elementwise_scale, reduce_scale: factors on the formulas of elementwise passes and of
-    reductions. reduce_fixed: cycles of every reduction beside them. cs_code_bytes: code, vertex
-    state and exchange code of one compute set on a used tile.
+    reductions. reduce_fixed: cycles of every reduction beside them, counted as synchronisation.
+    cs_code_bytes: code, vertex state and exchange code of one compute set on a used tile;
+    cs_control_bytes: its control code on every tile.
     """
 
     cs_overhead: Calibrated
@@ -134,6 +138,7 @@ class OpCalibration:
     reduce_scale: Calibrated
     reduce_fixed: Calibrated
     cs_code_bytes: Calibrated
+    cs_control_bytes: Calibrated
 
 
 _NOT_FITTED = "prior; not fitted yet"
@@ -144,6 +149,89 @@ OP_CALIBRATION = OpCalibration(
     reduce_scale=Calibrated(1.0, 0.3, 2.0, _NOT_FITTED, 1.0),
     reduce_fixed=Calibrated(1000, 0, 5000, _NOT_FITTED, 1.0),
     cs_code_bytes=Calibrated(100, 30, 400, _NOT_FITTED, 1.0),
+    cs_control_bytes=Calibrated(24, 8, 60, _NOT_FITTED, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class MemoryCalibration:
+    """Constants of memory beside those of convolutions, the same for all chips.
+
+    gap_fraction: bytes lost between variables that come and go, as a share of them.
+    control_code_bytes: control program, stacks and run-time library of every tile.
+    unshared_code_share: what is left of the code of operations that are not outlined one by one,
+    since sequences of ten and more of them are. executable_share: part of the operations' code
+    and vertex state that must be in executable memory; vertex state can be anywhere.
+    """
+
+    gap_fraction: Calibrated
+    control_code_bytes: Calibrated
+    unshared_code_share: Calibrated
+    executable_share: Calibrated
+
+
+MEMORY_CALIBRATION = MemoryCalibration(
+    gap_fraction=Calibrated(0.03, 0.0, 0.1, _NOT_FITTED, 1.0),
+    control_code_bytes=Calibrated(6000, 1000, 20000, _NOT_FITTED, 1.0),
+    unshared_code_share=Calibrated(0.6, 0.2, 1.0, _NOT_FITTED, 1.0),
+    executable_share=Calibrated(0.7, 0.4, 1.0, _NOT_FITTED, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class SystemCalibration:
+    """Constants of links, host and synchronisation, the same for all systems.
+
+    *_efficiency: share of the raw bandwidth of the system's description that a transfer gets, of
+    IPU-Links in an all-reduce (GCL) and in a copy from IPU to IPU, of gateways between racks, of
+    the host link, and of streaming memory. allreduce_latency_s: of every call of a collective.
+    host_sync_s: of every transfer to or from the host. global_sync_cycles: of a synchronisation of
+    several IPUs beside the way that it travels.
+    """
+
+    allreduce_efficiency: Calibrated
+    allreduce_latency_s: Calibrated
+    inter_ipu_efficiency: Calibrated
+    gateway_efficiency: Calibrated
+    host_efficiency: Calibrated
+    host_sync_s: Calibrated
+    streaming_efficiency: Calibrated
+    global_sync_cycles: Calibrated
+
+
+# Links get 0.85 in PopLibs lib/poplibs_test/Util.cpp; profiles of 16 IPUs show 500 to 650 cycles
+# for a global synchronisation, 200 of them on the way.
+SYSTEM_CALIBRATION = SystemCalibration(
+    allreduce_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
+    allreduce_latency_s=Calibrated(20e-6, 5e-6, 100e-6, _NOT_FITTED, 1.0),
+    inter_ipu_efficiency=Calibrated(0.85, 0.5, 1.0, _NOT_FITTED, 1.0),
+    gateway_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
+    host_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
+    host_sync_s=Calibrated(10e-6, 1e-6, 50e-6, _NOT_FITTED, 1.0),
+    streaming_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
+    global_sync_cycles=Calibrated(400, 100, 1000, _NOT_FITTED, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class SdkCalibration:
+    """One factor on the cycles of all operations for each generation of the Poplar SDK: what its
+    compiler and libraries do worse or better than the formulas, which are those of SDK 3."""
+
+    sdk1: Calibrated
+    sdk2: Calibrated
+    sdk3: Calibrated
+
+    def scale(self, release: str) -> float:
+        """The factor of a release such as "2.5.0"; later ones count as SDK 3."""
+        major = int(release.split(".")[0])
+        return (self.sdk1, self.sdk2, self.sdk3)[min(max(major, 1), 3) - 1].value
+
+
+SDK_CALIBRATION = SdkCalibration(
+    sdk1=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk2=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
 )
 
 
@@ -153,6 +241,9 @@ class Calibration:
 
     conv: ConvCalibration
     op: OpCalibration
+    memory: MemoryCalibration = MEMORY_CALIBRATION
+    system: SystemCalibration = SYSTEM_CALIBRATION
+    sdk: SdkCalibration = SDK_CALIBRATION
 
 
 def calibration(target: str) -> Calibration:

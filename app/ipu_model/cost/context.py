@@ -12,7 +12,8 @@ __all__ = ["CostContext"]
 class CostContext:
     """One IPU, the constants of its chip, and the options of convolutions.
 
-    `target.tiles` are those that compute: I/O tiles are taken off.
+    `target.tiles` are those that compute: I/O tiles are taken off. `stable_norm` takes the mean
+    first and the deviations from it second.
     """
 
     target: PlannerTarget
@@ -21,3 +22,4 @@ class CostContext:
     available_memory_proportion: float = 0.6
     sdk: str = "3.3.0"
     training: bool = True
+    stable_norm: bool = False

@@ -1,6 +1,6 @@
 """What an operation costs on one IPU: a frozen value that adds up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Tuple
 
 __all__ = ["Code", "Cost"]
@@ -43,6 +43,15 @@ class Cost:
     def cycles(self) -> float:
         """All cycles."""
         return self.compute_cycles + self.exchange_cycles + self.sync_cycles
+
+    def scaled(self, factor: float) -> "Cost":
+        """The same work in `factor` times the cycles."""
+        return replace(
+            self,
+            compute_cycles=self.compute_cycles * factor,
+            exchange_cycles=self.exchange_cycles * factor,
+            sync_cycles=self.sync_cycles * factor,
+        )
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(

@@ -1,0 +1,1 @@
+"""Cost rules by family; importing a module registers its rules."""

@@ -1,0 +1,1 @@
+"""Cycles of PopLibs' vertices on one tile, in closed form; no knowledge of operations."""
