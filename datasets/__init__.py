@@ -12,6 +12,7 @@ from datasets.digits import open_digits
 from datasets.evaluation import PADDING_LABEL, EvaluationSet
 from datasets.fashion_mnist import open_fashion_mnist
 from datasets.generated import open_generated, open_synthetic
+from datasets.shapes import ImageShape, image_shape
 from datasets.split import ImageDataset, ImageSplit, Item, StoredSplit
 from datasets.stream import StreamSampler, TrainingStream
 
@@ -19,11 +20,13 @@ __all__ = [
     "PADDING_LABEL",
     "EvaluationSet",
     "ImageDataset",
+    "ImageShape",
     "ImageSplit",
     "Item",
     "StoredSplit",
     "StreamSampler",
     "TrainingStream",
+    "image_shape",
     "open_dataset",
 ]
 

@@ -288,13 +288,13 @@ class Memory:
     """What a run does to fit: all of it is plain PopTorch."""
 
     recomputation: Literal["auto", "none", "standard", "all"] = "auto"
-    """Forward activations that are computed again in the backward pass. ``auto``: PopTorch's rule, all
-    but stage inputs and checkpoints in a pipeline, none on one IPU."""
+    """Forward activations that are computed again in the backward pass. ``auto``: PopTorch's rule,
+    all but stage inputs and checkpoints in a pipeline, none on one IPU."""
     checkpoints: Tuple[str, ...] = ()
     """Modules whose results are stored where activations are recomputed."""
     available_memory_proportion: Tuple[float, ...] = ()
-    """Share of tile memory for the temporaries of a convolution or matrix product: one value for all
-    IPUs or one for each stage; none leaves Poplar's 0.6."""
+    """Share of tile memory for the temporaries of a convolution or matrix product: one value for
+    all IPUs or one for each stage; none leaves Poplar's 0.6."""
     optimizer_state_off_chip: bool = False
     """Keep optimiser state in streaming memory."""
     replicated_tensor_sharding: bool = False

@@ -1,7 +1,9 @@
 """Putting a built network on IPUs: pipeline splits by module name, and the options with them."""
 
 import difflib
+from typing import Any
 
+import torch
 from torch import nn
 
 from app.config.schema import Run
@@ -11,22 +13,33 @@ from app.sdk import poptorch
 
 
 def place(net: nn.Module, run: Run) -> None:
-    """Begin a pipeline stage at each module that ``pipeline.splits`` names.
+    """Begin a pipeline stage at each module that ``pipeline.splits`` names, and store the results
+    of those that ``memory.checkpoints`` names.
 
     Raises:
         ConfigError: no such module, one that never runs, an order that is not the network's, or a
             stage without a layer.
     """
-    names = [name for name, _ in net.named_modules() if name]
     for stage, name in enumerate(run.pipeline.splits, start=1):
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"its modules are {names[:8]}, ..."
-            raise ConfigError(
-                f"pipeline.splits: {name!r} is not a module of {run.model.name}; {hint}"
-            )
-        poptorch.BeginBlock(net.get_submodule(name), user_id=name, ipu_id=stage)
+        module = _submodule(net, name, "pipeline.splits", run)
+        poptorch.BeginBlock(module, user_id=name, ipu_id=stage)
     _check_order(net, run)
+    for name in run.memory.checkpoints:
+        module = _submodule(net, name, "memory.checkpoints", run)
+        module.register_forward_hook(_checkpoint_result)
+
+
+def _submodule(net: nn.Module, name: str, setting: str, run: Run) -> nn.Module:
+    names = [known for known, _ in net.named_modules() if known]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"its modules are {names[:8]}, ..."
+        raise ConfigError(f"{setting}: {name!r} is not a module of {run.model.name}; {hint}")
+    return net.get_submodule(name)
+
+
+def _checkpoint_result(module: nn.Module, inputs: Any, result: Any) -> Any:
+    return poptorch.recomputationCheckpoint(result)
 
 
 def _check_order(net: nn.Module, run: Run) -> None:
@@ -52,11 +65,23 @@ def _check_order(net: nn.Module, run: Run) -> None:
             )
 
 
+# popart.RecomputationType (willow/include/popart/sessionoptions.hpp)
+_RECOMPUTATION = {"none": 0, "standard": 1, "all": 4}
+
+
 def training_options(run: Run) -> poptorch.Options:
     """Options of the training executor and its loader: results are summed on the device."""
     options = _options(run, "training")
     options.deviceIterations(run.batching.device_iterations)
     options.Training.gradientAccumulation(run.batching.gradient_accumulation)
+    if run.memory.recomputation != "auto":
+        options._Popart.set("autoRecomputation", _RECOMPUTATION[run.memory.recomputation])
+    locations = poptorch.TensorLocationSettings()
+    if run.memory.optimizer_state_off_chip:
+        locations.useOnChipStorage(False)
+    if run.memory.replicated_tensor_sharding:
+        locations.useReplicatedTensorSharding(True)
+    options.TensorLocations.setOptimizerLocation(locations)
     return options
 
 
@@ -80,6 +105,14 @@ def _options(run: Run, name: str) -> poptorch.Options:
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.SameAsIpu))
     options.autoRoundNumIPUs(True)
     options.modelName(f"{run.name}-{name}")
+    if run.precision.partials == "half":
+        options.Precision.setPartialsType(torch.half)
+    proportions = run.memory.available_memory_proportion
+    if proportions:
+        each = proportions * run.pipeline.stages if len(proportions) == 1 else proportions
+        options.setAvailableMemoryProportion({f"IPU{i}": share for i, share in enumerate(each)})
+    if run.memory.io_tiles:
+        options.TensorLocations.numIOTiles(run.memory.io_tiles)
     if run.data.name == "synthetic":
         options.enableSyntheticData(True)
     return options

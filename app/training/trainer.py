@@ -66,6 +66,11 @@ class Trainer:
     """
 
     def __init__(self, run: Run, out: Path) -> None:
+        if run.precision.types != "32.32":
+            raise ConfigError(
+                f"precision.types: {run.precision.types} can be simulated and not yet trained; "
+                "train with 32.32"
+            )
         self.run = run
         self.dataset: ImageDataset = open_dataset(run.data, run.seed)
         self.length = RunLength(run, len(self.dataset.train))
