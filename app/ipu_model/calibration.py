@@ -148,7 +148,7 @@ OP_CALIBRATION = OpCalibration(
     elementwise_scale=Calibrated(1.0, 0.7, 2.0, _NOT_FITTED, 1.0),
     reduce_scale=Calibrated(1.0, 0.3, 2.0, _NOT_FITTED, 1.0),
     reduce_fixed=Calibrated(1000, 0, 5000, _NOT_FITTED, 1.0),
-    cs_code_bytes=Calibrated(100, 30, 400, _NOT_FITTED, 1.0),
+    cs_code_bytes=Calibrated(70, 30, 400, _NOT_FITTED, 1.0),
     cs_control_bytes=Calibrated(24, 8, 60, _NOT_FITTED, 1.0),
 )
 
@@ -157,13 +157,15 @@ OP_CALIBRATION = OpCalibration(
 class MemoryCalibration:
     """Constants of memory beside those of convolutions, the same for all chips.
 
-    gap_fraction: bytes lost between variables that come and go, as a share of them.
+    tensor_scale: padding and mapping overhead on tensors of a whole program; in the benchmark of
+    single convolutions every tensor has a host stream and its buffers beside. gap_fraction: bytes lost between variables that come and go, as a share of them.
     control_code_bytes: control program, stacks and run-time library of every tile.
     unshared_code_share: what is left of the code of operations that are not outlined one by one,
     since sequences of ten and more of them are. executable_share: part of the operations' code
     and vertex state that must be in executable memory; vertex state can be anywhere.
     """
 
+    tensor_scale: Calibrated
     gap_fraction: Calibrated
     control_code_bytes: Calibrated
     unshared_code_share: Calibrated
@@ -171,10 +173,11 @@ class MemoryCalibration:
 
 
 MEMORY_CALIBRATION = MemoryCalibration(
-    gap_fraction=Calibrated(0.03, 0.0, 0.1, _NOT_FITTED, 1.0),
+    tensor_scale=Calibrated(1.02, 1.0, 1.3, _NOT_FITTED, 1.0),
+    gap_fraction=Calibrated(0.005, 0.0, 0.1, _NOT_FITTED, 1.0),
     control_code_bytes=Calibrated(6000, 1000, 20000, _NOT_FITTED, 1.0),
-    unshared_code_share=Calibrated(0.6, 0.2, 1.0, _NOT_FITTED, 1.0),
-    executable_share=Calibrated(0.7, 0.4, 1.0, _NOT_FITTED, 1.0),
+    unshared_code_share=Calibrated(0.45, 0.2, 1.0, _NOT_FITTED, 1.0),
+    executable_share=Calibrated(0.6, 0.4, 1.0, _NOT_FITTED, 1.0),
 )
 
 
@@ -186,7 +189,8 @@ class SystemCalibration:
     IPU-Links in an all-reduce (GCL) and in a copy from IPU to IPU, of gateways between racks, of
     the host link, and of streaming memory. allreduce_latency_s: of every call of a collective.
     host_sync_s: of every transfer to or from the host. global_sync_cycles: of a synchronisation of
-    several IPUs beside the way that it travels.
+    several IPUs beside the way that it travels. gateway_latency_s: of every call of a collective
+    between racks.
     """
 
     allreduce_efficiency: Calibrated
@@ -197,6 +201,7 @@ class SystemCalibration:
     host_sync_s: Calibrated
     streaming_efficiency: Calibrated
     global_sync_cycles: Calibrated
+    gateway_latency_s: Calibrated
 
 
 # Links get 0.85 in PopLibs lib/poplibs_test/Util.cpp; profiles of 16 IPUs show 500 to 650 cycles
@@ -210,28 +215,43 @@ SYSTEM_CALIBRATION = SystemCalibration(
     host_sync_s=Calibrated(10e-6, 1e-6, 50e-6, _NOT_FITTED, 1.0),
     streaming_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
     global_sync_cycles=Calibrated(400, 100, 1000, _NOT_FITTED, 1.0),
+    gateway_latency_s=Calibrated(1e-3, 0, 5e-3, _NOT_FITTED, 1.0),
 )
 
 
 @dataclass(frozen=True)
 class SdkCalibration:
     """One factor on the cycles of all operations for each generation of the Poplar SDK: what its
-    compiler and libraries do worse or better than the formulas, which are those of SDK 3."""
+    compiler and libraries do worse or better than the formulas.
 
-    sdk1: Calibrated
-    sdk2: Calibrated
-    sdk3: Calibrated
+    Generations are those of PopLibs' vertices and of its model of them: before 2, 2.0 to 2.2, 2.3
+    to 2.6, and from 3 on.
+    """
+
+    sdk_1: Calibrated
+    sdk_2_0: Calibrated
+    sdk_2_3: Calibrated
+    sdk_3: Calibrated
+
+    @staticmethod
+    def generation(release: str) -> str:
+        """The field that holds for a release such as "2.5.0"."""
+        major, minor = (int(part) for part in release.split(".")[:2])
+        if major == 2:
+            return "sdk_2_0" if minor < 3 else "sdk_2_3"
+        return "sdk_1" if major < 2 else "sdk_3"
 
     def scale(self, release: str) -> float:
-        """The factor of a release such as "2.5.0"; later ones count as SDK 3."""
-        major = int(release.split(".")[0])
-        return (self.sdk1, self.sdk2, self.sdk3)[min(max(major, 1), 3) - 1].value
+        """The factor of a release."""
+        factor: Calibrated = getattr(self, self.generation(release))
+        return factor.value
 
 
 SDK_CALIBRATION = SdkCalibration(
-    sdk1=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
-    sdk2=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
-    sdk3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk_1=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk_2_0=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk_2_3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk_3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
 )
 
 

@@ -42,13 +42,14 @@ def all_reduce_s(
         2 (n-1)/n * B/w + latency * calls
 
     With r racks of n replicas the shards B/n are all-reduced over the gateways between the two
-    halves of that:  + 2 (r-1)/r * (B/n) / gateway bandwidth. A single replica costs nothing.
+    halves of that:  + 2 (r-1)/r * (B/n) / gateway bandwidth, and a latency of the gateways. A
+    single replica costs nothing.
 
     Raises:
         ValueError: the replicas need more IPUs than the system has.
     """
     once = _half_s(bytes_per_ipu, replicas, ipus_per_replica, target, calibration)
-    return 2 * once + _latency_s(replicas, calls, calibration)
+    return 2 * once + _latency_s(replicas, ipus_per_replica, target, calls, calibration)
 
 
 def reduce_scatter_s(
@@ -64,7 +65,7 @@ def reduce_scatter_s(
     `bytes_per_ipu` are those before it, of the whole tensor. Raises as `all_reduce_s`.
     """
     once = _half_s(bytes_per_ipu, replicas, ipus_per_replica, target, calibration)
-    return once + _latency_s(replicas, calls, calibration)
+    return once + _latency_s(replicas, ipus_per_replica, target, calls, calibration)
 
 
 def all_gather_s(
@@ -179,8 +180,23 @@ def streaming_s(
     return bytes / (share_bytes_per_s * calibration.streaming_efficiency.value)
 
 
-def _latency_s(replicas: int, calls: int, calibration: SystemCalibration) -> float:
-    return calls * calibration.allreduce_latency_s.value if replicas > 1 else 0.0
+def _latency_s(
+    replicas: int,
+    ipus_per_replica: int,
+    target: Target,
+    calls: int,
+    calibration: SystemCalibration,
+) -> float:
+    if replicas == 1:
+        return 0.0
+    latency_s = calibration.allreduce_latency_s.value
+    if _racks(replicas, ipus_per_replica, target) > 1:
+        latency_s += calibration.gateway_latency_s.value
+    return calls * latency_s
+
+
+def _racks(replicas: int, ipus_per_replica: int, target: Target) -> int:
+    return ceil(replicas * ipus_per_replica / target.links.ipu.rack_ipus)
 
 
 def _half_s(
@@ -208,7 +224,7 @@ def _levels(
     replicas: int, ipus_per_replica: int, target: Target, calibration: SystemCalibration
 ) -> Iterator[Tuple[int, float]]:
     """Members of a ring and what each can send, first in a rack, then between racks."""
-    racks = ceil(replicas * ipus_per_replica / target.links.ipu.rack_ipus)
+    racks = _racks(replicas, ipus_per_replica, target)
     in_rack = ceil(replicas / racks)
     efficiency = calibration.allreduce_efficiency.value
     yield in_rack, _ring_bytes_per_s(in_rack, ipus_per_replica, target) * efficiency

@@ -44,6 +44,8 @@ class Execution:
     recomputation: "none", "standard", "norm_only", "pipeline" or "all"; `checkpoints` are tensors
     of the graph that the program wants stored all the same. `recompute_last_stage`: frameworks
     differ on whether the last forward stage is recomputed too.
+    rematerialised: tensors of the graph that the backward pass computes anew from the operands of
+    their operation, as custom gradients do, whatever is recomputed beside.
     available_memory_proportion: soft bound on a convolution's temporaries as a share of tile
     memory, one for all IPUs or one for each.
     float_variables: parameters are float32 and cast to half for every micro-batch ("16.32").
@@ -65,6 +67,7 @@ class Execution:
     recomputation: str = "none"
     checkpoints: FrozenSet[int] = frozenset()
     recompute_last_stage: bool = False
+    rematerialised: FrozenSet[int] = frozenset()
     available_memory_proportion: Tuple[float, ...] = (0.6,)
     half_partials: bool = False
     sdk: str = "3.3.0"

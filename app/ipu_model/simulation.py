@@ -39,7 +39,15 @@ from app.ipu_model.pipeline import (
 from app.ipu_model.program import Execution, ProgramError
 from app.ipu_model.target import Target
 
-__all__ = ["IpuResult", "Lever", "Misfit", "OpCost", "Simulation", "simulate"]
+__all__ = [
+    "IpuResult",
+    "Lever",
+    "Misfit",
+    "OpCost",
+    "Simulation",
+    "simulate",
+    "throughput_samples_per_s",
+]
 
 Retrace = Callable[[int], Graph]
 """The forward graph of another micro-batch."""
@@ -154,6 +162,17 @@ def simulate(
     return _Result(forward, lowered, costs, machine).simulation(name, memories, found)
 
 
+def throughput_samples_per_s(
+    lowered: Graph, execution: Execution, target: Target, constants: Calibration
+) -> float:
+    """Time alone, of a lowered graph: what calibration asks for many sets of constants."""
+    machine = _Machine(target, constants, execution)
+    result = _Result(lowered, lowered, machine.costs(lowered), machine)
+    timeline = result.timeline()
+    step_s = result.step_s(timeline, result.all_reduce_s(), result.host_s())
+    return result.samples / step_s
+
+
 def _memories_of(
     forward: Graph,
     execution: Execution,
@@ -225,16 +244,14 @@ class _Result:
     ) -> Simulation:
         """Everything put together."""
         execution, target = self.machine.execution, self.machine.target
-        timeline = self._timeline()
-        all_reduce_s, host_s = self._all_reduce_s(), self._host_s()
-        step_s = self._step_s(timeline, all_reduce_s, host_s)
-        samples = execution.micro_batch * execution.replicas
-        samples *= execution.gradient_accumulation
+        timeline = self.timeline()
+        all_reduce_s, host_s = self.all_reduce_s(), self.host_s()
+        step_s = self.step_s(timeline, all_reduce_s, host_s)
         return Simulation(
             name=name,
             system=target.name,
             mode=execution.mode,
-            throughput_samples_per_s=samples / step_s,
+            throughput_samples_per_s=self.samples / step_s,
             step_time_s=step_s,
             latency_s=latency_s(timeline, target.clock_hz),
             global_batch_size=execution.global_batch,
@@ -289,7 +306,14 @@ class _Result:
 
     # ---- time
 
-    def _timeline(self) -> Timeline:
+    @property
+    def samples(self) -> int:
+        """Samples of a step: a weight update, or one micro-batch of every replica."""
+        execution = self.machine.execution
+        return execution.micro_batch * execution.replicas * execution.gradient_accumulation
+
+    def timeline(self) -> Timeline:
+        """The schedule of one replica."""
         cycles: Dict[Tuple[int, Phase], float] = defaultdict(float)
         ipus: Dict[int, int] = {}
         for op in self.lowered.ops:
@@ -322,7 +346,8 @@ class _Result:
         target, constants = self.machine.target, self.machine.constants.system
         return inter_ipu_copy_cycles(copied_bytes, target, ends[stage], ends[stage + 1], constants)
 
-    def _step_s(self, timeline: Timeline, all_reduce_s: float, host_s: float) -> float:
+    def step_s(self, timeline: Timeline, all_reduce_s: float, host_s: float) -> float:
+        """Seconds of a step."""
         execution, clock_hz = self.machine.execution, self.machine.target.clock_hz
         overlapped_s = host_s if execution.overlap_io else 0.0  # others are in the stages' cycles
         if execution.training:
@@ -353,7 +378,7 @@ class _Result:
         clock_hz = self.machine.target.clock_hz
         return {stage: seconds * clock_hz for stage, seconds in self._host_transfers_s().items()}
 
-    def _host_s(self) -> float:
+    def host_s(self) -> float:
         """Seconds of all host transfers of a step, on the stage that has most."""
         execution = self.machine.execution
         repeats = execution.gradient_accumulation
@@ -361,7 +386,7 @@ class _Result:
             repeats = execution.device_iterations
         return repeats * max(self._host_transfers_s().values(), default=0.0)
 
-    def _all_reduce_s(self) -> float:
+    def all_reduce_s(self) -> float:
         """Seconds of the gradients' way through the replicas, merged into one call per IPU."""
         execution, target = self.machine.execution, self.machine.target
         reduced: Dict[int, int] = defaultdict(int)

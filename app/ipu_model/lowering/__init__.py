@@ -15,10 +15,13 @@ from app.ipu_model.lowering.copies import insert_copies
 from app.ipu_model.lowering.editor import numbered
 from app.ipu_model.lowering.hoisting import hoist_parameter_ops
 from app.ipu_model.lowering.host import insert_host_transfers
+from app.ipu_model.lowering.in_place import write_in_place
 from app.ipu_model.lowering.keeping import kept_ops
+from app.ipu_model.lowering.ordering import order_for_memory
 from app.ipu_model.lowering.placement import merge_stages, settle_stages
 from app.ipu_model.lowering.pruning import without_dead_ops
 from app.ipu_model.lowering.recompute import insert_recomputation
+from app.ipu_model.lowering.rematerialise import rematerialise
 from app.ipu_model.lowering.stashes import insert_stashes, is_stashed
 from app.ipu_model.lowering.validation import validate
 from app.ipu_model.lowering.variables import float_variables
@@ -40,9 +43,10 @@ def lower(forward: Graph, execution: Execution) -> Graph:
     graph = merge_stages(without_dead_ops(forward))
     if execution.float_variables:
         graph = float_variables(graph)
-    graph = numbered(graph)
+    graph = order_for_memory(numbered(graph))
     if execution.training:
         graph = grow_update(grow_backward(graph), execution)
+        graph = rematerialise(graph, execution.rematerialised)
     graph = settle_stages(graph)
     if execution.hoist_parameter_ops:
         graph = without_dead_ops(hoist_parameter_ops(graph, execution))
@@ -53,4 +57,4 @@ def lower(forward: Graph, execution: Execution) -> Graph:
         graph = insert_stashes(graph, execution.schedule)
     if execution.host_transfers:
         graph = insert_host_transfers(graph)
-    return graph
+    return write_in_place(graph)

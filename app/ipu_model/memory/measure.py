@@ -41,7 +41,7 @@ def measure(
 
     `graph` is lowered: it holds every operation of one micro-batch and one weight update, with
     stashes and copies. `costs` are by operation id; their temporaries count as they are, tensors
-    with `calibration.conv.data_bytes_scale`. `region0_tile_bytes` is the part of a tile's memory
+    with `calibration.memory.tensor_scale`. `region0_tile_bytes` is the part of a tile's memory
     that can hold code.
 
     Raises:
@@ -73,7 +73,7 @@ class _Meter:
     ) -> None:
         self.graph, self.costs, self.execution = graph, costs, execution
         self.tiles = tiles
-        self.scale = calibration.conv.data_bytes_scale.value
+        self.scale = calibration.memory.tensor_scale.value
         self.constants = calibration.memory
         self.lasting = uses(graph)
         self.producers = graph.producers()

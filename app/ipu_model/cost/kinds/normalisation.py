@@ -82,10 +82,10 @@ def whiten(context: CostContext, norm: Norm) -> Cost:
     )
 
 
-def affine(context: CostContext, norm: Norm) -> Cost:
+def affine(context: CostContext, norm: Norm, in_place: bool) -> Cost:
     """2 passes: multiply by a weight, add a bias for each channel."""
     layout, axes = norm.channel_layout, norm.channels
-    return broadcast_pass(context, layout, axes, "mul") + broadcast_pass(
+    return broadcast_pass(context, layout, axes, "mul", in_place=in_place) + broadcast_pass(
         context, layout, axes, "add", in_place=True
     )
 
@@ -126,12 +126,12 @@ def fixed_gradient(context: CostContext, norm: Norm, scaled: bool) -> Cost:
 
 @rule("group_norm", "layer_norm")
 def group_norm(graph: Graph, op: Op, context: CostContext) -> Cost:
-    """Statistics, whitening, weight and bias; the whitened activation is a temporary."""
+    """Statistics, whitening, weight and bias, all in the result."""
     norm = _norm(graph, op, context)
     whitened = statistics(context, norm) + whiten(context, norm)
     if not op.attributes.get("affine"):
         return whitened
-    return norm.held(whitened + affine(context, norm), 1)
+    return whitened + affine(context, norm, in_place=True)
 
 
 @rule("batch_norm")
@@ -147,7 +147,7 @@ def batch_norm(graph: Graph, op: Op, context: CostContext) -> Cost:
             made = made + _small(context, norm, "variance_to_inv_std", "add", "add")
     else:
         made = _small(context, norm, "variance_to_inv_std")
-    return made + _small(context, norm, "mul", "sub") + affine(context, norm)
+    return made + _small(context, norm, "mul", "sub") + affine(context, norm, in_place=False)
 
 
 @rule("group_norm_grad", "layer_norm_grad", "batch_norm_grad")

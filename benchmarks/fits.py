@@ -1,0 +1,150 @@
+"""Whether published configurations fit, and the largest micro-batch that does.
+
+    python -m benchmarks.fits benchmarks/published/fits.csv [--json]
+
+A row names a network, a chip (`target`) and how it was cut (columns as in
+`benchmarks/published/fits.csv`). A published micro-batch ran, so it must fit; one published as out
+of memory must not. All verdicts are *simulated*.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+
+from app.config import find_system
+from app.errors import ConfigError
+from app.ipu_model.simulation import simulate
+from app.ipu_model.target import Target
+from benchmarks.rows import Program, RowError, fitting_row
+from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
+
+__all__ = ["FitsRow", "evaluate", "largest_fitting", "main", "summary"]
+
+_SYSTEM_OF_CHIP = {"mk1": "C2", "mk2": "IPU-POD16", "bow": "Bow Pod16", "c600": "C600"}
+_LARGEST_TRIED = 4096
+
+
+@dataclass(frozen=True)
+class FitsRow:
+    """One row. `predicted` is the largest micro-batch that fits, `published` one that ran, `error`
+    their ratio - 1; `agrees` says whether the verdicts on the published ones are right."""
+
+    id: str
+    predicted: Optional[int]
+    published: Optional[int]
+    error: Optional[float]
+    fits: Optional[bool]
+    oom_fits: Optional[bool] = None
+    agrees: Optional[bool] = None
+    peak_tile_bytes: Optional[int] = None
+    problem: Optional[str] = None
+
+
+def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
+    """The largest micro-batch that fits, 0 if none does, looked for around `start`."""
+    low, high = 0, start
+    while high <= _LARGEST_TRIED and fits(high):
+        low, high = high, max(high + 1, high * 5 // 4)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def evaluate(row: Mapping[str, str]) -> FitsRow:
+    """Judge one row."""
+    name = row.get("id") or "row"
+    ran, failed = (_optional(row, column) for column in ("micro_batch_fits", "micro_batch_oom"))
+    try:
+        program = fitting_row(row)
+        system = _SYSTEM_OF_CHIP.get((row.get("target") or "").lower())
+        if system is None:
+            raise RowError(f"target: '{row.get('target')}' is none of {', '.join(_SYSTEM_OF_CHIP)}")
+        target = Target.of(find_system(system))
+        peaks: Dict[int, int] = {}
+        verdicts: Dict[int, bool] = {}
+
+        def fits(micro_batch: int) -> bool:
+            if micro_batch not in verdicts:
+                peaks[micro_batch], verdicts[micro_batch] = _try(program, target, micro_batch)
+            return verdicts[micro_batch]
+
+        largest = largest_fitting(fits, ran or failed or 1)
+    except (RowError, ConfigError) as error:
+        return FitsRow(name, None, ran, None, None, problem=str(error))
+    fits_ran = fits(ran) if ran else None
+    fits_failed = fits(failed) if failed else None
+    return FitsRow(
+        id=name,
+        predicted=largest,
+        published=ran,
+        error=error_of(largest, ran),
+        fits=fits_ran,
+        oom_fits=fits_failed,
+        agrees=fits_ran is not False and fits_failed is not True,
+        peak_tile_bytes=peaks.get(ran or 0),
+    )
+
+
+def _try(program: Program, target: Target, micro_batch: int) -> "tuple[int, bool]":
+    graph = program.graph(micro_batch)
+    found = simulate(graph, program.on(graph, micro_batch), target, "fit")
+    return found.peak_tile_bytes, found.fits
+
+
+def _optional(row: Mapping[str, str], column: str) -> Optional[int]:
+    text = (row.get(column) or "").strip()
+    return int(text) if text else None
+
+
+def summary(rows: Sequence[FitsRow]) -> Dict[str, Any]:
+    """How many verdicts agree, and how far the largest micro-batches lie from published ones."""
+    return {
+        **error_summary(row.error for row in rows),
+        "agree": sum(row.agrees is True for row in rows),
+        "disagree": [row.id for row in rows if row.agrees is False],
+        "not_expressible": sum(row.predicted is None for row in rows),
+    }
+
+
+def _print_table(rows: Sequence[FitsRow]) -> None:
+    print(f"{'row':28} {'published':>9} {'fits':>5} {'KiB':>6} {'largest':>8} {'ratio':>6}  agrees")
+    for row in rows:
+        if row.predicted is None:
+            print(f"{row.id:28} not expressible: {row.problem}")
+            continue
+        verdict = {True: "yes", False: "no", None: ""}
+        ratio = f"{1 + row.error:6.2f}" if row.error is not None else " " * 6
+        print(
+            f"{row.id:28} {row.published or '':>9} {verdict[row.fits]:>5} "
+            f"{(row.peak_tile_bytes or 0) / 1024:6.0f} {row.predicted:8} {ratio}  "
+            f"{verdict[row.agrees]}"
+        )
+    print(f"{summary(rows)['agree']} of {len(rows)} rows agree (simulated)")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the program; 0 unless the file cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fits")
+    default = PUBLISHED / "fits.csv"
+    parser.add_argument("file", nargs="?", type=Path, default=default, help="table of programs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    chosen = parser.parse_args(arguments)
+    table = read_table(chosen.file)
+    if table is None:
+        return 2
+    rows: List[FitsRow] = [evaluate(row) for row in table]
+    if chosen.json:
+        print_json(rows, summary(rows))
+    else:
+        _print_table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
