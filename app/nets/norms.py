@@ -5,6 +5,7 @@ to zero mean and unit variance, as batch norm does: the activation's output is n
 statistics it would have if its input were Gaussian.
 """
 
+import functools
 import math
 from typing import Any, Callable, Literal, Tuple, Union
 
@@ -169,10 +170,16 @@ def proxy_basis(samples: int, like: Tensor) -> Tensor:
 
     On the device of ``like`` and in its type, in float32 if that is narrower.
     """
-    probabilities = (torch.arange(samples, dtype=torch.float64) + 0.5) / samples
+    wanted = torch.promote_types(like.dtype, torch.float32)
+    return _basis(samples).to(like.device, wanted, copy=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _basis(samples: int) -> Tensor:
+    """`proxy_basis` in float64: dozens of norms of a network have the same."""
+    probabilities = (torch.arange(samples, dtype=torch.float64, device="cpu") + 0.5) / samples
     points = math.sqrt(2) * torch.erfinv(2 * probabilities - 1)
-    basis = torch.stack((torch.ones_like(points), points))
-    return basis.to(like.device, torch.promote_types(like.dtype, torch.float32))
+    return torch.stack((torch.ones_like(points), points))
 
 
 class Norms:

@@ -44,6 +44,11 @@ class OpRecorder(TorchDispatchMode):
         scope, stage, ipu: where the program runs now; set by whoever runs it.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler, seconds of work, at the first operation."""
+        return False
+
     def __init__(self, on_missing: str = "raise") -> None:
         super().__init__()
         if on_missing not in ("raise", "warn"):

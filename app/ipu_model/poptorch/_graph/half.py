@@ -55,6 +55,11 @@ class HalfArithmetic(TorchDispatchMode):
         was_used: whether any half tensor was met.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """torch would import its compiler, seconds of work, at the first operation."""
+        return False
+
     def __init__(self, rounding: Rounding) -> None:
         super().__init__()
         self._round = rounding
