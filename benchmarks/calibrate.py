@@ -14,7 +14,7 @@ import argparse
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,8 @@ from app.ipu_model.lowering import lower
 from app.ipu_model.program import Execution
 from app.ipu_model.simulation import throughput_samples_per_s
 from app.ipu_model.target import Target
-from benchmarks.rows import throughput_row
-from benchmarks.tables import PUBLISHED, read_table
+from benchmarks.rows import NOT_EXPRESSIBLE, RowError, figure, throughput_row
+from benchmarks.tables import PUBLISHED, Table, read_table
 
 __all__ = ["FITTED", "Fit", "main"]
 
@@ -71,13 +71,27 @@ class Fit:
     log_errors: Floats
 
 
+def _cases(table: Table) -> List[_Case]:
+    """The rows with a figure; those that cannot be expressed are named on standard error."""
+    found = []
+    for row in table:
+        try:
+            found.append(_case(row))
+        except NOT_EXPRESSIBLE as error:
+            print(f"{row.get('id') or 'row'}: left out: {error}", file=sys.stderr)
+    return found
+
+
 def _case(row: Mapping[str, str]) -> _Case:
+    published = figure(row, "throughput_img_s")
+    if published is None:
+        raise RowError("throughput_img_s: nothing was published")
     program = throughput_row(row)
     graph = program.graph(program.execution.micro_batch)
     execution = program.on(graph)
-    target = Target.of(find_system(row["system"]))
-    published = float(row["throughput_img_s"])
-    return _Case(row["id"], row["model"], lower(graph, execution), execution, target, published)
+    target = Target.of(find_system(row.get("system") or ""))
+    name, size = row.get("id") or "row", row["model"]
+    return _Case(name, size, lower(graph, execution), execution, target, published)
 
 
 def with_constants(base: Calibration, values: Mapping[str, float]) -> Calibration:
@@ -189,7 +203,7 @@ def _print_fit(cases: Sequence[_Case], fitted: Fit, left_out: Floats) -> None:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the program; 0 unless the file cannot be read."""
+    """Run the program; 0 unless the file cannot be read or has no row to fit on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibrate")
     default = PUBLISHED / "throughput.csv"
     parser.add_argument("file", nargs="?", type=Path, default=default, help="table of networks")
@@ -197,7 +211,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     table = read_table(chosen.file)
     if table is None:
         return 2
-    cases = [_case(row) for row in table]
+    cases = _cases(table)
+    if not cases:
+        print(
+            f"{chosen.file}: no row to fit on; give rows with a published throughput",
+            file=sys.stderr,
+        )
+        return 2
     _print_fit(cases, *_Fitter(cases).fit())
     return 0
 

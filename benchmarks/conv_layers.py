@@ -47,7 +47,7 @@ SHARED_TERMS = (
     "flatten_rearrange_scale",
     "combine_groups_overhead",
 )
-BYTE_TERMS = ("data_bytes_scale", "temp_scale", "vertex_state_scale", "conv_code_bytes")
+BYTE_TERMS = ("vertex_state_scale", "conv_code_bytes")
 
 Floats = npt.NDArray[np.float64]
 
@@ -197,26 +197,30 @@ def summary(rows: Sequence[Row]) -> Dict[str, object]:
     return {**each["cycles_all_passes"], **each, "not_expressible": refused}
 
 
-def fit(terms: Floats, published: Floats) -> Floats:
-    """Coefficients of least mean absolute relative error, by reweighted least squares."""
+def fit(terms: Floats, published: Floats, known: "Floats | float" = 0.0) -> Floats:
+    """Coefficients of least mean absolute relative error, by reweighted least squares.
+
+    `known` is the part of each prediction that needs no coefficient.
+    """
     weight: Floats = 1 / published
+    left: Floats = published - known
     solution: Floats = np.zeros(terms.shape[1])
     for _ in range(60):
         system = terms * weight[:, None]
-        solved = np.linalg.lstsq(system, published * weight, rcond=None)[0]
+        solved = np.linalg.lstsq(system, left * weight, rcond=None)[0]
         solution = np.asarray(solved, dtype=np.float64)
-        error: Floats = np.abs(terms @ solution / published - 1)
+        error: Floats = np.abs((terms @ solution - left) / published)
         weight = 1 / published / np.sqrt(np.maximum(error, 0.01))
     return solution
 
 
-def leave_one_out(terms: Floats, published: Floats) -> Floats:
+def leave_one_out(terms: Floats, published: Floats, known: Floats) -> Floats:
     """Signed error of every row under a fit on all others."""
     errors = np.zeros(len(published))
     for row in range(len(published)):
         others = np.arange(len(published)) != row
-        predicted = terms[row] @ fit(terms[others], published[others])
-        errors[row] = predicted / published[row] - 1
+        fitted = fit(terms[others], published[others], known[others])
+        errors[row] = (terms[row] @ fitted + known[row]) / published[row] - 1
     return errors
 
 
@@ -230,18 +234,22 @@ def cycle_terms(cost: LayerCost) -> Tuple[List[float], List[float]]:
 
 def byte_terms(cost: LayerCost) -> List[float]:
     """What the byte constants multiply, in the order of their names."""
-    code = cost.tiles * len(cost.distinct_passes)
-    terms = (cost.data_bytes, cost.temporary_bytes, cost.state_bytes, code)
-    return [float(value) for value in terms]
+    return [float(cost.state_bytes), float(cost.steps)]
+
+
+def known_bytes(cost: LayerCost) -> float:
+    """Tensors and temporaries: bytes that follow from the plan, and are not scaled."""
+    return float(cost.data_bytes + cost.temporary_bytes)
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """Named terms of one quantity for some rows, and the published figures."""
+    """Named terms of one quantity for some rows, what is known of it, and the published figures."""
 
     quantity: str
     names: Tuple[str, ...]
     terms: Floats
+    known: Floats
     rows: Tuple[Mapping[str, str], ...]
 
     @property
@@ -264,13 +272,15 @@ def _fits(rows: Sequence[Mapping[str, str]]) -> List[_Fit]:
         terms[index, start : start + width] = own
         terms[index, width * len(chips) :] = shared
     names = [f"{chip} {name}" for chip in chips for name in CYCLE_TERMS]
-    found = [_Fit("cycles_all_passes", (*names, *SHARED_TERMS), terms, tuple(rows))]
+    nothing: Floats = np.zeros(len(rows))
+    found = [_Fit("cycles_all_passes", (*names, *SHARED_TERMS), terms, nothing, tuple(rows))]
     for chip in chips:
         chosen = [index for index, row in enumerate(rows) if row["target"] == chip]
         table = np.array([byte_terms(costs[index]) for index in chosen])
         names = [f"{chip} {name}" for name in BYTE_TERMS]
+        known = np.array([known_bytes(costs[index]) for index in chosen])
         of_chip = tuple(rows[index] for index in chosen)
-        found.append(_Fit("total_memory_bytes", tuple(names), table, of_chip))
+        found.append(_Fit("total_memory_bytes", tuple(names), table, known, of_chip))
     return found
 
 
@@ -286,7 +296,7 @@ def left_out(rows: Sequence[Mapping[str, str]]) -> Dict[str, Dict[str, Dict[str,
     """Leave-one-out errors by quantity and chip: mean, largest with its layer, number of rows."""
     found: Dict[str, Dict[str, Dict[str, object]]] = {name: {} for name in QUANTITIES}
     for each in _fits(rows):
-        errors = leave_one_out(each.terms, each.published)
+        errors = leave_one_out(each.terms, each.published, each.known)
         for chip in sorted({row["target"] for row in each.rows}):
             chosen = np.flatnonzero([row["target"] == chip for row in each.rows])
             worst = int(chosen[np.argmax(np.abs(errors[chosen]))])
@@ -302,7 +312,7 @@ def left_out(rows: Sequence[Mapping[str, str]]) -> Dict[str, Dict[str, Dict[str,
 def print_fit(rows: Sequence[Mapping[str, str]]) -> None:
     """Print fitted constants and leave-one-out errors."""
     for each in _fits(rows):
-        for name, value in zip(each.names, fit(each.terms, each.published)):
+        for name, value in zip(each.names, fit(each.terms, each.published, each.known)):
             print(f"{name} {value:.4g}")
     _print_left_out(rows)
 

@@ -9,15 +9,14 @@ of memory must not. All verdicts are *simulated*.
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from app.config import find_system
-from app.errors import ConfigError
 from app.ipu_model.simulation import simulate
 from app.ipu_model.target import Target
-from benchmarks.rows import Program, RowError, fitting_row
+from benchmarks.rows import NOT_EXPRESSIBLE, Program, RowError, figure, fitting_row
 from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
 
 __all__ = ["FitsRow", "evaluate", "largest_fitting", "main", "summary"]
@@ -59,13 +58,14 @@ def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
 def evaluate(row: Mapping[str, str]) -> FitsRow:
     """Judge one row."""
     name = row.get("id") or "row"
-    ran, failed = (_optional(row, column) for column in ("micro_batch_fits", "micro_batch_oom"))
+    ran, failed = None, None
     try:
+        ran, failed = _micro_batch(row, "micro_batch_fits"), _micro_batch(row, "micro_batch_oom")
         program = fitting_row(row)
         system = _SYSTEM_OF_CHIP.get((row.get("target") or "").lower())
         if system is None:
             raise RowError(f"target: '{row.get('target')}' is none of {', '.join(_SYSTEM_OF_CHIP)}")
-        target = Target.of(find_system(system))
+        target = _large_enough(Target.of(find_system(system)), program)
         peaks: Dict[int, int] = {}
         verdicts: Dict[int, bool] = {}
 
@@ -75,7 +75,7 @@ def evaluate(row: Mapping[str, str]) -> FitsRow:
             return verdicts[micro_batch]
 
         largest = largest_fitting(fits, ran or failed or 1)
-    except (RowError, ConfigError) as error:
+    except NOT_EXPRESSIBLE as error:
         return FitsRow(name, None, ran, None, None, problem=str(error))
     fits_ran = fits(ran) if ran else None
     fits_failed = fits(failed) if failed else None
@@ -97,9 +97,17 @@ def _try(program: Program, target: Target, micro_batch: int) -> "tuple[int, bool
     return found.peak_tile_bytes, found.fits
 
 
-def _optional(row: Mapping[str, str], column: str) -> Optional[int]:
-    text = (row.get(column) or "").strip()
-    return int(text) if text else None
+def _large_enough(target: Target, program: Program) -> Target:
+    """As many IPUs as the program takes: their number changes no IPU's memory."""
+    needed = program.stages * program.execution.replicas
+    return replace(target, ipus=max(target.ipus, needed))
+
+
+def _micro_batch(row: Mapping[str, str], column: str) -> Optional[int]:
+    value = figure(row, column)
+    if value is not None and value != int(value):
+        raise RowError(f"{column}: must be a whole number, got {value}")
+    return None if value is None else int(value)
 
 
 def summary(rows: Sequence[FitsRow]) -> Dict[str, Any]:

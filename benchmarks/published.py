@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from app.config import find_system
-from app.errors import ConfigError
 from app.ipu_model.simulation import Simulation, simulate
 from app.ipu_model.target import Target
-from benchmarks.rows import RowError, throughput_row
+from benchmarks.rows import NOT_EXPRESSIBLE, figure, throughput_row
 from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
 
 __all__ = ["PublishedRow", "evaluate", "main", "simulate_row", "summary"]
@@ -41,22 +40,21 @@ def simulate_row(row: Mapping[str, str]) -> Simulation:
     """Simulate one row.
 
     Raises:
-        RowError, ConfigError: the row cannot be expressed.
+        NOT_EXPRESSIBLE: as said.
     """
     program = throughput_row(row)
-    target = Target.of(find_system(row["system"]))
+    target = Target.of(find_system(row.get("system") or ""))
     graph = program.graph(program.execution.micro_batch)
     return simulate(graph, program.on(graph), target, row.get("id") or "row")
 
 
 def evaluate(row: Mapping[str, str]) -> PublishedRow:
     """Predict one row and compare it where a figure was published."""
-    text = (row.get("throughput_img_s") or "").strip()
-    published = float(text) if text else None
-    name = row.get("id") or "row"
+    name, published = row.get("id") or "row", None
     try:
+        published = figure(row, "throughput_img_s")
         found = simulate_row(row)
-    except (RowError, ConfigError) as error:
+    except NOT_EXPRESSIBLE as error:
         return PublishedRow(name, None, published, None, None, problem=str(error))
     predicted = found.throughput_samples_per_s
     return PublishedRow(

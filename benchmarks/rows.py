@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from app.config.schema import Model, Norm
 from app.errors import ConfigError
 from app.ipu_model.folding import fold_batch_norms
-from app.ipu_model.graph import Element, Graph
-from app.ipu_model.program import Execution, OptimizerState
+from app.ipu_model.graph import Element, Graph, GraphError
+from app.ipu_model.program import Execution, OptimizerState, ProgramError
 from app.ipu_model.trace import trace
 from app.nets import build_net, smoothed_cross_entropy
 
-__all__ = ["Program", "RowError", "fitting_row", "throughput_row"]
+__all__ = ["NOT_EXPRESSIBLE", "Program", "RowError", "figure", "fitting_row", "throughput_row"]
 
 Row = Mapping[str, str]
 
@@ -46,6 +46,10 @@ _PIPELINE_FIT_ACCUMULATION = 16  # `fits` rows name none; memory depends on the 
 
 class RowError(ValueError):
     """A row that cannot be expressed; says which column and why."""
+
+
+NOT_EXPRESSIBLE = (RowError, ConfigError, ProgramError, GraphError)
+"""What a row raises, from its reading to its simulation, that cannot be expressed."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,10 @@ def throughput_row(row: Row) -> Program:
     replicas = _number(row, "replicas", 1)
     if _number(row, "ipus", 1) != stages * replicas:
         raise RowError(f"ipus: {row['ipus']} is not {stages} stages x {replicas} replicas")
-    return _program(row, replicas, _number(row, "grad_accum", 1), row.get("sdk", ""))
+    program = _program(row, replicas, _number(row, "grad_accum", 1), row.get("sdk") or "")
+    if program.stages != stages:
+        raise RowError(f"pipeline_splits: they make {program.stages} stages, `stages` is {stages}")
+    return program
 
 
 def fitting_row(row: Row) -> Program:
@@ -214,9 +221,29 @@ def fitting_row(row: Row) -> Program:
     Raises:
         RowError: as said.
     """
-    training = row["mode"] == "training"
+    training = _mode(row) == "training"
     accumulation = _PIPELINE_FIT_ACCUMULATION if training else 1
-    return _program(row, 2 if training else 1, accumulation, "")
+    program = _program(row, 2 if training else 1, accumulation, "")
+    ipus = _number(row, "ipus_per_replica", program.stages)
+    if program.stages != ipus:
+        raise RowError(f"ipus_per_replica: {ipus}, but pipeline_splits make {program.stages}")
+    return program
+
+
+def figure(row: Row, column: str) -> Optional[float]:
+    """A published figure, if there is one.
+
+    Raises:
+        RowError: it is no positive number.
+    """
+    text = (row.get(column) or "").strip()
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        raise RowError(f"{column}: '{text}' is not a number") from None
+    if value is not None and not 0 < value < float("inf"):
+        raise RowError(f"{column}: must be positive, got {text}")
+    return value
 
 
 def _program(row: Row, replicas: int, accumulation: int, sdk: str) -> Program:
@@ -309,9 +336,12 @@ def _proportions(row: Row) -> Tuple[float, ...]:
     if not text:
         return (0.6,)
     try:
-        return tuple(float(stage.split("/")[0]) for stage in text.split(";"))
+        shares = tuple(float(stage.split("/")[0]) for stage in text.split(";"))
     except ValueError:
         raise RowError(f"available_memory_proportion: cannot read '{text}'") from None
+    if not all(0 <= share <= 1 for share in shares):
+        raise RowError(f"available_memory_proportion: must lie in [0, 1], got '{text}'")
+    return shares
 
 
 def _sdk(text: str) -> str:

@@ -28,8 +28,8 @@ def constants(
 ) -> Calibration:
     """Constants that change nothing unless they are asked to."""
     fitted = calibration("mk2")
-    memory = MemoryCalibration(_value(gaps), _value(control), _value(unshared), _value(executable))
-    return replace(fitted, conv=replace(fitted.conv, data_bytes_scale=_value(scale)), memory=memory)
+    values = (scale, gaps, control, unshared, executable)
+    return replace(fitted, memory=MemoryCalibration(*map(_value, values)))
 
 
 NEUTRAL = constants()

@@ -3,6 +3,7 @@
 import ast
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List
 
@@ -10,7 +11,8 @@ import pytest
 
 import app.ipu_model.cost as cost_package
 from app.ipu_model.calibration import CONV_CALIBRATIONS, Calibrated, conv_calibration
-from app.ipu_model.cost.convolution import ConvOptions, Pass, conv_params
+from app.ipu_model.cost.convolution import ConvOptions, DataType, Pass, conv_params
+from app.ipu_model.cost.convolution.held import held_bytes, rearranged_bytes
 from app.ipu_model.cost.convolution.layer import layer_cost
 from benchmarks import conv_layers
 from tests.ipu_model.cost.presets import MK2
@@ -60,11 +62,43 @@ def test_unreadable_table_is_a_usage_error(tmp_path: Path) -> None:
     assert conv_layers.main([str(tmp_path / "none.csv")]) == 2
 
 
-def test_symmetric_layer_shares_its_backward_code() -> None:
-    symmetric = conv_params(1, 16, 16, (8, 8), (3, 3), padding=[(1, 1), (1, 1)])
-    wider = conv_params(1, 16, 32, (8, 8), (3, 3), padding=[(1, 1), (1, 1)])
-    assert len(layer_cost(symmetric, MK2, ConvOptions()).distinct_passes) == 2
-    assert len(layer_cost(wider, MK2, ConvOptions()).distinct_passes) == 3
+def test_every_pass_brings_its_steps() -> None:
+    params = conv_params(1, 16, 16, (8, 8), (3, 3), padding=[(1, 1), (1, 1)])
+    layer = layer_cost(params, MK2, ConvOptions())
+    parts = [layer_cost(params, MK2, ConvOptions(), (cost.pass_,)) for cost in layer.passes]
+    assert layer.steps == sum(part.steps for part in parts) >= 2 * 3 * MK2.tiles
+    assert layer.state_bytes == sum(part.state_bytes for part in parts)
+    assert layer.temporary_bytes == max(part.temporary_bytes for part in parts)
+
+
+def _vertex_and_held_bytes(padding: int, rows: int) -> "tuple[int, int]":
+    pads = [(padding, padding), (0, 0)]
+    params = conv_params(4, 160, 192, (rows, 17), (7, 1), padding=pads)
+    (cost,) = layer_cost(params, MK2, ConvOptions(sdk="2.0.0"), (Pass.TRAINING_FWD,)).passes
+    chosen = cost.plan
+    extra = chosen.tiles * (chosen.temporary_bytes - chosen.vertex_bytes)
+    held = held_bytes(chosen, DataType.HALF) - rearranged_bytes(chosen, DataType.HALF)
+    return chosen.vertex_bytes * chosen.tiles, held - extra
+
+
+def test_border_tiles_hold_less_than_the_fullest() -> None:
+    fullest, held = _vertex_and_held_bytes(padding=3, rows=17)
+    assert 0.75 * fullest < held < 0.95 * fullest
+
+
+def test_even_parts_without_padding_all_count_as_the_fullest() -> None:
+    params = conv_params(1, 64, 64, (64, 64), (1, 1))
+    (cost,) = layer_cost(params, MK2, ConvOptions(), (Pass.TRAINING_FWD,)).passes
+    chosen = replace(
+        cost.plan,
+        partition=replace(cost.plan.partition, field=(1, 64), out_channels=4, in_channels=1),
+        tiles=256,
+    )
+    ((ins, outs), pb) = (64, 16), chosen.candidate.partial_type.bytes
+    expected = 256 * (2 * 64 * ins + 2 * ins * outs + pb * 64 * outs)
+    beside = 256 * (chosen.temporary_bytes - chosen.vertex_bytes)
+    rearranged = rearranged_bytes(chosen, DataType.HALF)
+    assert held_bytes(chosen, DataType.HALF) == expected + beside + rearranged
 
 
 def test_layer_data_is_both_tensors_both_gradients_and_the_weights() -> None:

@@ -64,19 +64,21 @@ def test_group_norm_is_statistics_and_four_passes() -> None:
         small_pass(ON, 2 * GROUPS, "variance_to_inv_std"),
         broadcast_pass(ON, GROUPED, (0, 1), "sub"),
         broadcast_pass(ON, GROUPED, (0, 1), "mul", in_place=True),
-        broadcast_pass(ON, GROUPED, (1, 2), "mul"),
-        broadcast_pass(ON, GROUPED, (1, 2), "add", in_place=True),
+        broadcast_pass(ON, CHANNELS, (1,), "mul", in_place=True),
+        broadcast_pass(ON, CHANNELS, (1,), "add", in_place=True),
     )
 
 
 def test_the_passes_of_group_norm_in_closed_form() -> None:
     work = TileWork(N, HALF)
     passes = group_norm(affine=True).compute_cycles - group_norm(affine=False).compute_cycles
-    assert passes == channel_mul_cycles(work, 16) + channel_add_cycles(work, 16, in_place=True)
+    multiplied = channel_mul_cycles(work, 16, in_place=True)
+    assert passes == multiplied + channel_add_cycles(work, 16, in_place=True)
     # a tile holds positions of one group of one sample: one mean, broadcast like a number
     whitening = broadcast_pass(ON, GROUPED, (0, 1), "sub")
     assert whitening.compute_cycles == scalar_binary_cycles("sub", work)
-    assert group_norm(affine=True).temporary_tile_bytes >= 2 * N
+    # the result is whitened and scaled in its own memory
+    assert group_norm(affine=True).temporary_tile_bytes < 2 * N
 
 
 def test_layer_norm_has_a_mean_for_each_row() -> None:
@@ -96,7 +98,7 @@ def test_layer_norm_has_a_mean_for_each_row() -> None:
         small_pass(ON, 64 * 8, "variance_to_inv_std"),
         broadcast_pass(ON, rows, (0, 1), "sub"),
         broadcast_pass(ON, rows, (0, 1), "mul", in_place=True),
-        broadcast_pass(ON, rows, (2,), "mul"),
+        broadcast_pass(ON, rows, (2,), "mul", in_place=True),
         broadcast_pass(ON, rows, (2,), "add", in_place=True),
     )
     means = broadcast_pass(ON, rows, (0, 1), "sub")
@@ -142,7 +144,7 @@ def test_gradients_of_group_norm_are_ten_passes_and_two_joint_reductions() -> No
         whole,
         broadcast_pass(ON, GROUPED, kept, "sub"),
         broadcast_pass(ON, GROUPED, kept, "mul", in_place=True),
-        broadcast_pass(ON, GROUPED, (1, 2), "mul"),
+        broadcast_pass(ON, CHANNELS, (1,), "mul"),
         binary_pass(ON, GROUPED, "mul"),
         reduction(ON, GROUPED, kept, FLOAT, tensors=2),
         copy_pass(ON, GROUPED),
@@ -152,7 +154,7 @@ def test_gradients_of_group_norm_are_ten_passes_and_two_joint_reductions() -> No
         scaled_add_pass(ON, GROUPED, HALF),
         broadcast_pass(ON, GROUPED, kept, "mul", in_place=True),
         binary_pass(ON, GROUPED, "mul"),
-        reduction(ON, GROUPED, (1, 2), FLOAT, tensors=2),
+        reduction(ON, CHANNELS, (1,), FLOAT, tensors=2),
     )
     assert whole.temporary_tile_bytes >= 3 * 2 * N
 

@@ -10,6 +10,7 @@ from app.ipu_model.cost.convolution.options import DataType
 from app.ipu_model.cost.convolution.problem import Problem
 from app.ipu_model.cost.convolution.reduction import (
     cast_cycles,
+    has_stages,
     reduce_stages,
     reduction_cycles,
 )
@@ -291,6 +292,8 @@ def _reduction_stages(
     """
     size, rate = problem.exchanged_type.bytes, problem.target.exchange_bytes_per_cycle
     exchange, most = np.zeros_like(outputs), np.zeros_like(outputs)
+    if not has_stages(depth):
+        return exchange, most
     seen = np.zeros(outputs.shape, dtype=bool)
     for active, _, before, _ in reduce_stages(depth, moved.partial_elements):
         exchange = exchange + np.where(active & seen, ceil_div(size * before, rate), 0)

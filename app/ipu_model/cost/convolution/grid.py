@@ -87,39 +87,42 @@ def _field_splits(field: Tuple[int, ...], batch: int, tiles: int) -> Tuple[Axes,
 @lru_cache(maxsize=512)
 def _channel_splits(
     outs: int, ins: int, groups: int, kernel: Tuple[int, ...], tiles: int
-) -> Tuple[Axes, Array]:
+) -> Tuple[Axes, Array, TileWork]:
+    """Splits of channels, groups and kernel, the tiles they use, and what they leave a tile."""
     sizes = (outs, ins, groups, *kernel[:-1])  # the innermost kernel dim cannot be split
-    return _product_axes([splits_of(size, tiles) for size in sizes], tiles)
+    axes, used = _product_axes([splits_of(size, tiles) for size in sizes], tiles)
+    ones = np.ones_like(used)
+    axes = (*axes, ones)
+    work = TileWork(
+        field=(),
+        batch=ones,
+        groups=ceil_div(groups, axes[2]),
+        ins=ceil_div(ins, axes[1]),
+        outs=ceil_div(outs, axes[0]),
+        kernel=tuple(ceil_div(size, parts) for size, parts in zip(kernel, axes[3:])),
+    )
+    return axes, used, work
 
 
 def channel_grid(problem: Problem) -> Grid:
     """The first step for a problem, with the bound of each entry."""
     extent, tiles = problem.extent, problem.target.tiles
-    axes, used = _channel_splits(extent.outs, extent.ins, extent.groups, extent.kernel, tiles)
-    kernel = (*axes[3:], np.ones_like(used))
-    work = TileWork(
-        field=(),
-        batch=np.ones_like(used),
-        groups=ceil_div(extent.groups, axes[2]),
-        ins=ceil_div(extent.ins, axes[1]),
-        outs=ceil_div(extent.outs, axes[0]),
-        kernel=tuple(ceil_div(size, parts) for size, parts in zip(extent.kernel, kernel)),
-    )
+    axes, used, work = _channel_splits(extent.outs, extent.ins, extent.groups, extent.kernel, tiles)
     fixed, shared = _bound_terms(problem, work, axes, used)
     parts = np.minimum(tiles // used, prod(extent.field) * extent.batch)
     bound = fixed + np.minimum(shared, shared / parts)
-    return Grid(axes[0], axes[1], axes[2], kernel, used, fixed, shared, bound)
+    return Grid(axes[0], axes[1], axes[2], axes[3:], used, fixed, shared, bound)
 
 
 def _bound_terms(problem: Problem, work: TileWork, axes: Axes, used: Array) -> Tuple[Floats, ...]:
     candidate, context, rate = problem.candidate, problem.context, problem.exchange_rate
     size, positions = problem.input_bytes, prod(problem.params.output) * problem.params.batch
-    static = problem.static_1x1
+    static = context.static_1x1
     pointwise = work.kernel_elements == 1 if static else False
     fixed, per_position = vertex_line(context, work, pointwise)
     ins, outs = work.ins * candidate.in_grain, work.outs * candidate.out_grain
     groups = work.groups * candidate.group_grain
-    depth = axes[1] * product(axes[3:]) if len(axes) > 3 else axes[1]
+    depth = axes[1] * product(axes[3:])
     reduced, per_partial = reduction_line(
         depth, problem.exchanged_type, problem.options.result_type, 1
     )

@@ -8,12 +8,12 @@ from math import prod
 from typing import Tuple
 
 from app.ipu_model.calibration import ConvCalibration
+from app.ipu_model.cost.convolution.held import held_bytes, share, steps
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, canonical
 from app.ipu_model.cost.convolution.pass_cost import (
     Glue,
     PassCost,
-    share,
     spreading,
     transposition,
     vertex_state_bytes,
@@ -33,15 +33,14 @@ ALL_PASSES = (Pass.TRAINING_FWD, Pass.TRAINING_BWD, Pass.TRAINING_WU)
 class LayerCost:
     """Uncalibrated terms of one layer; `cycles` and `total_memory_bytes` calibrate them.
 
-    `shared_backward` says that the data gradient is the forward convolution over again, so that
-    both use the same code and vertices. `data_bytes` are input, output, weights and both
-    gradients.
+    Bytes are sums over all tiles. `data_bytes` are input, output, weights and both gradients,
+    `temporary_bytes` what the largest pass holds while its vertices run.
     """
 
     passes: Tuple[PassCost, ...]
     tiles: int
     data_bytes: int
-    shared_backward: bool
+    temporary_bytes: int
 
     @property
     def planned_cycles(self) -> int:
@@ -49,21 +48,14 @@ class LayerCost:
         return sum(cost.planned_cycles for cost in self.passes)
 
     @property
-    def temporary_bytes(self) -> int:
-        """Temporaries of the largest pass, summed over tiles."""
-        return max(cost.plan.temporary_bytes * cost.plan.tiles for cost in self.passes)
-
-    @property
-    def distinct_passes(self) -> Tuple[PassCost, ...]:
-        """Passes with code of their own."""
-        if not self.shared_backward:
-            return self.passes
-        return tuple(cost for cost in self.passes if cost.pass_ is not Pass.TRAINING_BWD)
+    def steps(self) -> int:
+        """Steps of all passes, on every tile: a tile without vertices takes part in exchanges."""
+        return self.tiles * sum(steps(cost.plan) for cost in self.passes)
 
     @property
     def state_bytes(self) -> int:
-        """Vertex state and worklists of all distinct passes, summed over tiles."""
-        return sum(vertex_state_bytes(cost.plan) * cost.plan.tiles for cost in self.distinct_passes)
+        """Vertex state and worklists of all passes."""
+        return sum(vertex_state_bytes(cost.plan) * cost.plan.tiles for cost in self.passes)
 
     def cycles(self, calibration: ConvCalibration) -> int:
         """Predicted tile cycles of all passes."""
@@ -71,12 +63,11 @@ class LayerCost:
 
     def total_memory_bytes(self, calibration: ConvCalibration) -> int:
         """Predicted bytes over all tiles: always live, plus the largest pass's temporaries."""
-        code = calibration.conv_code_bytes.value * self.tiles * len(self.distinct_passes)
         return round(
             calibration.data_bytes_scale.value * self.data_bytes
             + calibration.temp_scale.value * self.temporary_bytes
             + calibration.vertex_state_scale.value * self.state_bytes
-            + code
+            + calibration.conv_code_bytes.value * self.steps
         )
 
 
@@ -88,11 +79,10 @@ def layer_cost(
 ) -> LayerCost:
     """Plan the given passes of a layer with one set of options."""
     forward = canonical(forward)
-    backward = data_gradient(forward)
     shapes = {
         Pass.TRAINING_FWD: forward,
         Pass.INFERENCE_FWD: forward,
-        Pass.TRAINING_BWD: backward,
+        Pass.TRAINING_BWD: data_gradient(forward),
         Pass.TRAINING_WU: weight_gradient(forward),
     }
     costs = []
@@ -109,7 +99,7 @@ def layer_cost(
         passes=tuple(costs),
         tiles=target.tiles,
         data_bytes=size * (copies * (inputs + outputs) + weights),
-        shared_backward=backward == forward and len(passes) > 1,
+        temporary_bytes=max(held_bytes(cost.plan, options.data_type) for cost in costs),
     )
 
 

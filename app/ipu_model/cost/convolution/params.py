@@ -77,6 +77,18 @@ class ConvParams:
         """Output elements along every spatial dim."""
         return tuple(self.output_size(dim) for dim in range(self.dims))
 
+    def always_written(self, dim: int) -> bool:
+        """Whether every kernel position reads an input element for the first and last output."""
+        low = self.padding[dim][self.flip_input[dim]]
+        first = self.kernel_padding[dim][self.flip_kernel[dim]] - low
+        dilation, last = self.input_dilation[dim], (self.field[dim] - 1) * self.input_dilation[dim]
+        reach = (self.output_size(dim) - 1) * self.stride[dim]
+        for tap in range(self.kernel[dim]):
+            start = first + tap * self.kernel_dilation[dim]
+            if start % dilation or reach % dilation or start < 0 or start + reach > last:
+                return False
+        return True
+
 
 _PER_DIM = (
     "kernel",

@@ -10,6 +10,7 @@ from math import prod
 from typing import Tuple
 
 from app.ipu_model.calibration import Calibrated, ConvCalibration
+from app.ipu_model.cost.convolution.held import private_tile_bytes, share, steps
 from app.ipu_model.cost.convolution.methods import Method
 from app.ipu_model.cost.convolution.options import DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams
@@ -122,11 +123,12 @@ class PassCost:
     def code_tile_bytes(self, calibration: ConvCalibration) -> float:
         """Code, exchange code and vertex state on a used tile."""
         state = calibration.vertex_state_scale.value * vertex_state_bytes(self.plan)
-        return state + calibration.conv_code_bytes.value
+        return state + calibration.conv_code_bytes.value * steps(self.plan)
 
     def temporary_tile_bytes(self, calibration: ConvCalibration) -> float:
         """Temporaries on the fullest tile."""
-        return calibration.temp_scale.value * self.plan.temporary_bytes
+        planned = self.plan.temporary_bytes + private_tile_bytes(self.plan)
+        return calibration.temp_scale.value * planned
 
 
 def vertex_state_bytes(chosen: ConvPlan) -> int:
@@ -134,24 +136,35 @@ def vertex_state_bytes(chosen: ConvPlan) -> int:
 
     Source: PopLibs ConvPartial1x1Out.cpp, ConvVertices.cpp.
 
-    An AMP vertex lists, for every kernel position and worker, the row pieces it computes.
+    Worklists hold the row pieces of every worker: an AMP vertex has them for every kernel position,
+    a SLIC vertex once, and those that work kernel row by kernel row for each of them.
     """
     params, parts, candidate = chosen.params, chosen.partition, chosen.candidate
+    method = candidate.method
     groups = share(share(params.groups, candidate.group_grain), parts.groups)
-    if candidate.method is not Method.AMP:
-        return 30 + 12 * groups
-    in_parts = parts.in_channels * parts.serial_in_channels
-    out_parts = parts.out_channels * parts.serial_out_channels
-    ins = share(share(params.in_channels, candidate.in_grain), in_parts)
-    outs = share(share(params.out_channels, candidate.out_grain), out_parts)
     rows = share(params.batch, parts.batch)
-    for size, split in zip(params.output[:-1], parts.field[:-1]):
-        rows *= share(size, split)
-    positions = share(share(params.kernel[0], parts.kernel[0]), candidate.weight_height)
-    positions *= prod(params.kernel[1:])
-    pointers = groups * (ins + outs + ins * outs)
+    rows *= prod(map(share, params.output[:-1], parts.field[:-1]))
+    kernel_rows = share(params.kernel[0], parts.kernel[0])
+    if method is not Method.AMP:
+        pointers = 12 * groups
+    else:
+        in_parts = parts.in_channels * parts.serial_in_channels
+        out_parts = parts.out_channels * parts.serial_out_channels
+        ins = share(share(params.in_channels, candidate.in_grain), in_parts)
+        outs = share(share(params.out_channels, candidate.out_grain), out_parts)
+        pointers = 4 * groups * (ins + outs + ins * outs)
     # Cutting R rows into six contiguous shares makes at most R + 5 pieces.
-    return 30 + 4 * pointers + 6 * positions * (rows + 5)
+    if method is Method.SLIC:
+        work = 6 * (rows + 5)
+    elif method is Method.VMAC:
+        outputs = rows * share(params.output[-1], parts.field[-1])
+        work = 8 * (outputs * kernel_rows + 5)
+    elif method is Method.OUTER_PRODUCT:
+        work = 0
+    else:
+        height = candidate.weight_height if method is Method.AMP else 1
+        work = 6 * share(kernel_rows, height) * prod(params.kernel[1:]) * (rows + 5)
+    return 30 + pointers + work
 
 
 def transposition(params: ConvParams, data_type: DataType, target: PlannerTarget) -> Glue:
@@ -175,8 +188,3 @@ def _moved(elements: int, data_type: DataType, target: PlannerTarget) -> Glue:
 def weight_elements(params: ConvParams) -> int:
     """Elements of the weights of all groups."""
     return params.groups * params.in_channels * params.out_channels * prod(params.kernel)
-
-
-def share(total: int, parts: int) -> int:
-    """The largest of `parts` even shares."""
-    return -(-total // parts)

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from math import gcd
+from math import gcd, prod
 from typing import Tuple
 
 import numpy as np
 
+from app.ipu_model.cost.convolution.lazy import lazy
 from app.ipu_model.cost.convolution.methods import WEIGHT_BYTES_PER_UNIT, Candidate, Method
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, macs
 from app.ipu_model.cost.convolution.splits import Extent, Splits
 from app.ipu_model.cost.convolution.tile import TileWork, VertexContext
 from app.ipu_model.cost.convolution.transforms import Transformed
+from app.ipu_model.cost.convolution.vertex_floor import fixed_floor
 from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div, floor_div
 from app.ipu_model.cost.target_view import PlannerTarget
 
@@ -49,7 +50,7 @@ class Problem:
         """The convolution after all transforms."""
         return self.transformed.params
 
-    @cached_property
+    @lazy
     def context(self) -> VertexContext:
         """What the vertex formulas read."""
         return VertexContext(
@@ -67,20 +68,20 @@ class Problem:
         """Bytes of one input or weight element."""
         return self.options.data_type.bytes
 
-    @cached_property
+    @lazy
     def exchanged_type(self) -> DataType:
         """Type of the partials sent between tiles, never wider than the vertex writes."""
         wanted = self.options.inter_tile_partials_type or self.options.partials_type
         vertex = self.candidate.partial_type
         return wanted if wanted.bytes <= vertex.bytes else vertex
 
-    @cached_property
+    @lazy
     def field_grain(self) -> int:
         """Grain of the innermost output dim: pairs keep half tensors in whole words."""
         odd_half = self.options.result_type is DataType.HALF and self.candidate.out_grain % 2 == 1
         return 2 if odd_half and self.params.output[-1] % 2 == 0 else 1
 
-    @cached_property
+    @lazy
     def extent(self) -> Extent:
         """Grains that the splits divide."""
         params, candidate = self.params, self.candidate
@@ -94,14 +95,14 @@ class Problem:
             kernel=params.kernel,
         )
 
-    @cached_property
+    @lazy
     def transformed_dims(self) -> Tuple[bool, ...]:
         """Dims whose tile input is as long as the tile output."""
         used = self.transformed.transform
         changed = {*used.expand_dims, *used.out_chan_flatten_dims, *used.flatten_dims}
         return tuple(dim in changed for dim in range(self.params.dims))
 
-    @cached_property
+    @lazy
     def volumes(self) -> Tuple[int, int, int]:
         """Padded elements of input, weights and output on the whole IPU."""
         params, candidate, extent = self.params, self.candidate, self.extent
@@ -116,7 +117,7 @@ class Problem:
             output *= size
         return inputs, weights, output
 
-    @cached_property
+    @lazy
     def macs(self) -> int:
         """Multiply-accumulates after padding to the grains."""
         params, candidate, extent = self.params, self.candidate, self.extent
@@ -125,7 +126,7 @@ class Problem:
         channels = params.groups * params.in_channels * params.out_channels
         return macs(params) // channels * padded
 
-    @cached_property
+    @lazy
     def cycles_floor(self) -> float:
         """Cycles below which no split of this problem can come."""
         candidate, options = self.candidate, self.options
@@ -133,9 +134,18 @@ class Problem:
         rate = candidate.rate_bound(options.data_type, options.release)
         compute = work * candidate.padding(self.params) / rate
         partials = self.exchanged_type.bytes * self.volumes[2] / self.exchange_rate
-        return (compute + self.rearranged_cycles + partials) / self.target.tiles
+        shared = (compute + self.rearranged_cycles + partials) / self.target.tiles
+        extent = self.extent
+        grains = extent.groups * extent.ins * extent.outs * prod(extent.kernel[:-1])
+        fixed = fixed_floor(self.context, grains / self.target.tiles)
+        return shared + fixed + self.final_stage_floor
 
-    @cached_property
+    @property
+    def final_stage_floor(self) -> int:
+        """Cycles of the last reduction, or of the cast in its place, whatever their size."""
+        return 0 if self.exchanged_type is self.options.result_type else 153
+
+    @lazy
     def rearranges(self) -> Tuple[bool, bool, bool]:
         """Whether input, weights and output are rearranged (PopLibs addTransformCycleEstimate)."""
         transform, pass_ = self.transformed.transform, self.options.pass_
@@ -152,7 +162,7 @@ class Problem:
         output = output or flattened or combined or pad_out or pass_ is Pass.FC_TRAINING_WU
         return inputs, weights, output
 
-    @cached_property
+    @lazy
     def regroups(self) -> Tuple[bool, bool]:
         """Whether weights and output, where not rearranged, are regrouped for the next op."""
         per_unit = WEIGHT_BYTES_PER_UNIT // self.input_bytes
@@ -172,18 +182,7 @@ class Problem:
         mask: Mask = outs % 2 == 0
         return mask
 
-    @cached_property
-    def static_1x1(self) -> bool:
-        """Whether some split may use the 1x1 form of the AMP vertex."""
-        params = self.params
-        return (
-            self.candidate.weight_height == 1
-            and params.batch == 1
-            and params.input_dilation == params.stride
-            and params.kernel[-1] == 1  # the other kernel dims may be split
-        )
-
-    @cached_property
+    @lazy
     def input_ratio(self) -> float:
         """Input positions that a tile reads for each output position, at least."""
         params, ratio = self.params, 1.0
@@ -196,7 +195,7 @@ class Problem:
             ratio *= min(reach, params.field[dim] / params.output[dim])
         return ratio
 
-    @cached_property
+    @lazy
     def rearranged_cycles(self) -> float:
         """Cycles of all tiles together for rearrangement and regrouping, at least."""
         size, target = self.options.result_type.bytes, self.target

@@ -9,10 +9,18 @@ from app.ipu_model.cost.convolution.options import DataType
 from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div
 from app.ipu_model.cost.target_view import PlannerTarget
 
-__all__ = ["cast_cycles", "reduce_stages", "reduction_cycles", "reduction_line", "stage_depths"]
+__all__ = [
+    "cast_cycles",
+    "has_stages",
+    "reduce_stages",
+    "reduction_cycles",
+    "reduction_line",
+    "stage_depths",
+]
 
 Stage = Tuple[Mask, Array, Array, Array]
 
+_MULTI_STAGE_DEPTH = 16
 _POP_COUNT = np.array([bin(value).count("1") for value in range(8)], dtype=np.int64)
 
 
@@ -28,7 +36,7 @@ def cast_cycles(elements: Array, source: DataType, result: DataType, workers: in
 @lru_cache(maxsize=None)
 def stage_depths(depth: int) -> Tuple[int, ...]:
     """Partials left after each intermediate stage of a reduction (getMultiStageReducePlan)."""
-    stages = 1 if depth < 16 else 2 if depth < 125 else 3
+    stages = 1 if depth < _MULTI_STAGE_DEPTH else 2 if depth < 125 else 3
     return _stage_plan(depth, stages)[0]
 
 
@@ -54,10 +62,18 @@ def _depth_table(limit: int) -> Array:
     return table
 
 
+def has_stages(depth: Array) -> bool:
+    """Whether any of these reductions has intermediate stages."""
+    return int(depth.max(initial=1)) >= _MULTI_STAGE_DEPTH
+
+
 def reduce_stages(depth: Array, size: Array) -> Iterator[Stage]:
     """Stages of the reduction: (active, depth, size before, size after), the final one last."""
-    table = _depth_table(int(depth.max(initial=1)))
     remaining = depth
+    if not has_stages(depth):
+        yield remaining > 1, remaining, size, ceil_div(size, remaining)
+        return
+    table = _depth_table(int(depth.max()))
     for stage in range(2):
         target = table[depth, stage]
         active = target > 0
@@ -92,10 +108,12 @@ def reduction_cycles(
         if not active.any():
             continue
         # The source gives the wider type of the result to the stage that leaves one partial.
-        final = position == len(stages) - 1
-        left = _remaining_after(stages, position, depth)
-        last = np.ones_like(active) if final else left == 1
-        for mask, result in ((active & last, output), (active & ~last, partial)):
+        if position == len(stages) - 1:
+            masks = [(active, output)]
+        else:
+            last = _remaining_after(stages, position, depth) == 1
+            masks = [(active & last, output), (active & ~last, partial)]
+        for mask, result in masks:
             if mask.any():
                 index = np.flatnonzero(mask)
                 cost = _stage_cycles(after[index], stage_depth[index], partial, result, target)

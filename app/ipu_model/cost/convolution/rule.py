@@ -10,6 +10,7 @@ from math import prod
 from typing import Callable, Dict, Sequence, Tuple
 
 from app.ipu_model.cost.context import CostContext
+from app.ipu_model.cost.convolution.held import result_tile_bytes
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, canonical, conv_params, macs
 from app.ipu_model.cost.convolution.pass_cost import PassCost, spreading, transposition
@@ -177,7 +178,8 @@ def conv_cost(graph: Graph, op: Op, context: CostContext) -> Cost:
         macs=total,
         moved_bytes=chosen.received_tile_bytes * chosen.tiles
         + glue.exchange_cycles * target.exchange_bytes_per_cycle * target.tiles,
-        temporary_tile_bytes=cost.temporary_tile_bytes(constants),
+        temporary_tile_bytes=cost.temporary_tile_bytes(constants)
+        - result_tile_bytes(chosen, options.result_type),
         compute_sets=_compute_sets(cost),
         code=(Code((params, target, options), cost.code_tile_bytes(constants)),),
     )

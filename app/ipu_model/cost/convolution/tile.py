@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Tuple
 
+from app.ipu_model.cost.convolution.lazy import lazy
 from app.ipu_model.cost.convolution.methods import Candidate
 from app.ipu_model.cost.convolution.options import DataType
 from app.ipu_model.cost.convolution.params import ConvParams
 from app.ipu_model.cost.convolution.workers import Array, ceil_div
 
 __all__ = ["TileWork", "VertexContext", "product"]
+
+
+_SPLIT_1X1_RELEASE = (2, 1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,25 @@ class VertexContext:
     def float_input(self) -> bool:
         """Float activations and weights."""
         return self.input_type is DataType.FLOAT
+
+    @lazy
+    def static_1x1(self) -> bool:
+        """Whether some split may use the 1x1 form of the AMP vertex.
+
+        Source: PopLibs canUseConvPartial1x1Vertex, which early releases ask about the convolution
+        before it is split: one input row, and every kernel position reaches every output.
+        """
+        params = self.params
+        if (
+            self.candidate.weight_height > 1
+            or params.batch > 1
+            or params.input_dilation != params.stride
+            or params.kernel[-1] > 1  # the other kernel dims may be split
+        ):
+            return False
+        if self.release >= _SPLIT_1X1_RELEASE:
+            return True
+        return all(map(params.always_written, range(params.dims)))
 
     def rows_and_length(self, work: TileWork) -> Tuple[Array, Array]:
         """Output rows (over the batch and outer dims) and row length that one pass visits."""

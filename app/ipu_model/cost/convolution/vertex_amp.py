@@ -28,16 +28,10 @@ def amp_cycles(context: VertexContext, work: TileWork) -> Array:
 
 def uses_1x1(context: VertexContext, work: TileWork) -> Mask:
     """Where the 1x1 vertex can be used (PopLibs canUseConvPartial1x1Vertex)."""
-    params = context.params
     usable = work.kernel_elements == 1
     for size in work.field[:-1]:
         usable = usable & (size == 1)
-    static = (
-        context.candidate.weight_height == 1
-        and params.batch == 1
-        and params.input_dilation == params.stride
-    )
-    mask: Mask = usable & static
+    mask: Mask = usable & context.static_1x1
     return mask
 
 
@@ -69,7 +63,7 @@ def _worker_1x1(context: VertexContext, n: Array, zeroing: int) -> Array:
     else:
         empty, first, second = 24, 39 + 4 * z, 40 + 6 * z
         rest = 41 + (2 + 2 * n) * z + 4 * (n - 3)
-    cycles: Array = np.select([n == 0, n == 1, n == 2], [empty, first, second], rest)
+    cycles: Array = np.where(n > 2, rest, np.where(n == 0, empty, np.where(n == 1, first, second)))
     return cycles
 
 

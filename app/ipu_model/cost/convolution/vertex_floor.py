@@ -9,7 +9,7 @@ its iterations.
 """
 
 from math import gcd
-from typing import Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from app.ipu_model.cost.convolution.workers import Array, Mask, ceil_div
 __all__ = ["Line", "skipped", "vertex_floor", "vertex_line"]
 
 Line = Tuple[Array, Array]
+_FIXED: Dict[Tuple[object, ...], Tuple[float, float]] = {}
 
 
 def vertex_floor(context: VertexContext, work: TileWork) -> Array:
@@ -52,6 +53,52 @@ def _steps(context: VertexContext) -> Tuple[int, ...]:
     if context.candidate.method is Method.HMAC:
         return dilation
     return tuple(each // gcd(each, step) for each, step in zip(dilation, stride))
+
+
+def fixed_floor(context: VertexContext, grains: float) -> float:
+    """A lower bound of the cycles that every split takes beside those of output positions.
+
+    `grains` counts products of channel grains, group grains and outer kernel positions on a tile,
+    at least.
+    """
+    key = (
+        context.candidate,
+        context.input_type,
+        context.release,
+        context.workers,
+        context.coefficient_bytes_per_cycle,
+        context.params.kernel[-1],  # cannot be split
+        len(context.params.kernel),
+        context.static_1x1,
+    )
+    if key not in _FIXED:
+        _FIXED[key] = _fixed(context)
+    least, each = _FIXED[key]
+    return max(least, each * grains)
+
+
+def _fixed(context: VertexContext) -> Tuple[float, float]:
+    """The bound for a single grain, and what each of many adds at least."""
+    candidate, ones = context.candidate, np.ones(1, dtype=np.int64)
+    inner = context.params.kernel[-1]
+    sizes = (*(ones for _ in context.params.kernel[:-1]), inner * ones)
+    work = TileWork((), ones, ones, ones, ones, sizes)
+    least = int(vertex_line(context, work, False)[0][0])
+    each = 0.0
+    if candidate.method is Method.AMP:
+        passes, load = candidate.out_grain // candidate.units, weight_load(context)
+        per_pass = load + LOAD_SETUP[candidate.weight_height] + 3 + 32 * context.workers
+        each = (14 + inner * (12 + passes * per_pass)) / candidate.weight_height
+        if context.static_1x1:
+            pointwise = vertex_line(context, work, np.ones(1, dtype=bool))
+            least = min(least, int(pointwise[0][0]))
+            each = min(each, 18 + passes * (6 + load + 16 * context.workers))
+    elif candidate.method is Method.SLIC:
+        runs = -(-inner // SLIC_WINDOW) * context.workers
+        each = float(runs * (26 + 9 * (1 if candidate.units == 4 else 2)))
+    elif candidate.method is Method.HMAC:
+        each = 14.0 * inner * context.workers
+    return least, each
 
 
 def vertex_line(context: VertexContext, work: TileWork, pointwise: "Mask | bool") -> Line:
