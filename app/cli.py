@@ -2,7 +2,7 @@
 
 The only place that composes the parts. Verbs import what they need when they run, so that checking
 a configuration or printing help loads no torch. Exit codes: 0 done, 1 unexpected, 2 usage or
-configuration.
+configuration, 3 does not fit in memory.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from app import backend
 from app.config import Run, dump, load_run
 from app.errors import AppError, ConfigError
 
+_DOES_NOT_FIT = 3
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
@@ -60,12 +61,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_backend(validate)
     validate.set_defaults(run_verb=_validate)
 
+    simulated = verbs.add_parser(
+        "simulate", help="work out cost, memory and fit on the run's system; no data, no training"
+    )
+    _add_config(simulated, required=True)
+    simulated.add_argument("--json", action="store_true", help="print one JSON object")
+    simulated.add_argument(
+        "--report", type=Path, metavar="DIR", help="write a page (index.html) and a trace.json too"
+    )
+    simulated.set_defaults(run_verb=_simulate)
+
     config = verbs.add_parser("config", help="print the resolved configuration, or check files")
     _add_config(config, required=False)
     config.add_argument("--check", nargs="+", type=Path, metavar="FILE", help="validate files")
     config.set_defaults(run_verb=_config)
 
-    for verb in (train, validate, config):
+    for verb in (train, validate, simulated, config):
         verb.add_argument("-v", "--verbose", action="store_true", help="show tracebacks of errors")
     return parser
 
@@ -130,6 +141,24 @@ def _validate(options: argparse.Namespace) -> int:
     scores = validate(options.checkpoint, run, options.split, options.weights, options.image_size)
     print_scores(scores, options.json)
     return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    run = load_run(options.config, options.overrides)
+    backend.choose("ipu-model")
+    from app.ipu_model import report
+    from app.simulate import simulate_run
+
+    simulation = simulate_run(run)
+    if options.report:
+        report.write(simulation, options.report)
+    if options.json:
+        print(report.as_json_text(simulation, config=str(options.config)))
+    else:
+        print(report.summary(simulation))
+        if options.report:
+            print(f"page {options.report / 'index.html'}, trace {options.report / 'trace.json'}")
+    return 0 if simulation.fits else _DOES_NOT_FIT
 
 
 def _config(options: argparse.Namespace) -> int:

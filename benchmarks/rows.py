@@ -73,7 +73,7 @@ class Program:
         """The forward graph of one micro-batch, from 8-bit images to the loss or the logits.
 
         Raises:
-            RowError: a split names no module, or groups do not fit.
+            RowError: a split names no module, groups do not fit, or batch norm has a single value.
         """
         images = torch.zeros(micro_batch, 3, self.image_size, self.image_size, dtype=torch.uint8)
         labels = torch.zeros(micro_batch, dtype=torch.int32)
@@ -89,7 +89,11 @@ class Program:
         stages = {f"net.{name}": stage for stage, name in enumerate(self.splits, start=1)}
         if self.training:
             program: nn.Module = _Trained(net).train()
-            return _split_affine(trace(program, (images, labels), stages=stages, half=self.half))
+            try:
+                graph = trace(program, (images, labels), stages=stages, half=self.half)
+            except ValueError as error:
+                raise RowError(f"micro_batch: {micro_batch}: {error}") from error
+            return _split_affine(graph)
         program = _Inferred(net).eval()
         return fold_batch_norms(trace(program, (images,), stages=stages, half=self.half))
 
@@ -306,7 +310,7 @@ def _model(row: Row) -> Model:
 
 
 def _norm(text: str) -> Norm:
-    match = re.fullmatch(r"(BN|LN|IN|GN)(\d*)(\+PN)?", text)
+    match = re.fullmatch(r"(BN|LN|IN|GN)([1-9]\d*)?(\+PN)?", text)
     if not match:
         raise RowError(f"norm: '{text}' is none of BN, LN, IN, GN<groups>, or one of them and +PN")
     kind = {"BN": "batch", "LN": "layer", "IN": "instance", "GN": "group"}[match[1]]

@@ -46,6 +46,7 @@ SURFACE = {
         "-v",
         "--verbose",
     },
+    "simulate": {"--config", "--set", "--json", "--report", "-v", "--verbose"},
     "config": {"--config", "--set", "--check", "-v", "--verbose"},
 }
 

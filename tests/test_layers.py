@@ -41,6 +41,21 @@ FRONT_END_PARTS = (
     ("_optimizers", ("optim",)),
     ("_device", ()),
 )
+# what the simulation of a program needs of the rest of the IPU Model
+SIMULATION = tuple(
+    f"app.ipu_model.{name}"
+    for name in (
+        "collectives",
+        "graph",
+        "memory",
+        "missing",
+        "program",
+        "report",
+        "simulation",
+        "target",
+        "trace",
+    )
+) + ("app.config",)
 MAY_IMPORT = {
     "app.errors": (),
     "app.backend": ("app.errors",),
@@ -72,6 +87,7 @@ _below: List[str] = []
 for _part, _beside in FRONT_END_PARTS:
     _below += [f"{FRONT_END}.{name}" for name in (_part, *_beside)]
     MAY_IMPORT[f"{FRONT_END}.{_part}"] = ("app.ipu_model.popart", *_below)
+MAY_IMPORT[f"{FRONT_END}._device"] += SIMULATION
 
 
 def _is_in(module: str, part: str) -> bool:

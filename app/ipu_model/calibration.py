@@ -7,7 +7,7 @@ carries to half partials or to later releases.
 """
 
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Optional
 
 __all__ = [
     "CONV_CALIBRATIONS",
@@ -28,14 +28,14 @@ class Calibrated:
     """One fitted constant: value, plausible range, rows it was fitted on, error on rows left out.
 
     `hold_out_error` is the mean absolute relative error of the predictions that use the constant,
-    each row predicted from a fit on all others.
+    each row predicted from a fit without it, or None where the rows do not determine the constant.
     """
 
     value: float
     low: float
     high: float
     rows: str
-    hold_out_error: float
+    hold_out_error: Optional[float] = None
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:
@@ -145,15 +145,17 @@ class OpCalibration:
     cs_control_bytes: Calibrated
 
 
-_NOT_FITTED = "prior; not fitted yet"
+_NOT_FITTED = "prior; the rows do not determine it"
+_THROUGHPUT_ROWS = "benchmarks/published/throughput.csv, 22 rows; python -m benchmarks.calibrate"
+_FITTING_ROWS = "benchmarks/published/fits.csv, 39 rows, one-sided: what ran must fit"
 
 OP_CALIBRATION = OpCalibration(
-    cs_overhead=Calibrated(200, 50, 500, _NOT_FITTED, 1.0),
-    elementwise_scale=Calibrated(1.0, 0.7, 2.0, _NOT_FITTED, 1.0),
-    reduce_scale=Calibrated(1.0, 0.3, 2.0, _NOT_FITTED, 1.0),
-    reduce_fixed=Calibrated(1000, 0, 5000, _NOT_FITTED, 1.0),
-    cs_code_bytes=Calibrated(70, 30, 400, _NOT_FITTED, 1.0),
-    cs_control_bytes=Calibrated(24, 8, 60, _NOT_FITTED, 1.0),
+    cs_overhead=Calibrated(200.4, 50, 500, _THROUGHPUT_ROWS, 0.055),
+    elementwise_scale=Calibrated(1.273, 0.7, 2.0, _THROUGHPUT_ROWS, 0.055),
+    reduce_scale=Calibrated(1.099, 0.3, 2.0, _THROUGHPUT_ROWS, 0.055),
+    reduce_fixed=Calibrated(1103, 0, 5000, _THROUGHPUT_ROWS, 0.055),
+    cs_code_bytes=Calibrated(70, 30, 400, _FITTING_ROWS),
+    cs_control_bytes=Calibrated(24, 8, 60, _FITTING_ROWS),
 )
 
 
@@ -162,7 +164,8 @@ class MemoryCalibration:
     """Constants of memory beside those of convolutions, the same for all chips.
 
     tensor_scale: padding and mapping overhead on tensors of a whole program; in the benchmark of
-    single convolutions every tensor has a host stream and its buffers beside. gap_fraction: bytes lost between variables that come and go, as a share of them.
+    single convolutions every tensor has a host stream and its buffers beside. gap_fraction: bytes
+    lost between variables that come and go, as a share of them.
     control_code_bytes: control program, stacks and run-time library of every tile.
     unshared_code_share: what is left of the code of operations that are not outlined one by one,
     since sequences of ten and more of them are. executable_share: part of the operations' code
@@ -177,11 +180,11 @@ class MemoryCalibration:
 
 
 MEMORY_CALIBRATION = MemoryCalibration(
-    tensor_scale=Calibrated(1.02, 1.0, 1.3, _NOT_FITTED, 1.0),
-    gap_fraction=Calibrated(0.005, 0.0, 0.1, _NOT_FITTED, 1.0),
-    control_code_bytes=Calibrated(6000, 1000, 20000, _NOT_FITTED, 1.0),
-    unshared_code_share=Calibrated(0.45, 0.2, 1.0, _NOT_FITTED, 1.0),
-    executable_share=Calibrated(0.6, 0.4, 1.0, _NOT_FITTED, 1.0),
+    tensor_scale=Calibrated(1.02, 1.0, 1.3, _FITTING_ROWS),
+    gap_fraction=Calibrated(0.01, 0.0, 0.1, _FITTING_ROWS),
+    control_code_bytes=Calibrated(6000, 1000, 20000, _FITTING_ROWS),
+    unshared_code_share=Calibrated(0.45, 0.2, 1.0, _FITTING_ROWS),
+    executable_share=Calibrated(0.6, 0.4, 1.0, _FITTING_ROWS),
 )
 
 
@@ -211,15 +214,15 @@ class SystemCalibration:
 # Links get 0.85 in PopLibs lib/poplibs_test/Util.cpp; profiles of 16 IPUs show 500 to 650 cycles
 # for a global synchronisation, 200 of them on the way.
 SYSTEM_CALIBRATION = SystemCalibration(
-    allreduce_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
-    allreduce_latency_s=Calibrated(20e-6, 5e-6, 100e-6, _NOT_FITTED, 1.0),
-    inter_ipu_efficiency=Calibrated(0.85, 0.5, 1.0, _NOT_FITTED, 1.0),
-    gateway_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
-    host_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
-    host_sync_s=Calibrated(10e-6, 1e-6, 50e-6, _NOT_FITTED, 1.0),
-    streaming_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED, 1.0),
-    global_sync_cycles=Calibrated(400, 100, 1000, _NOT_FITTED, 1.0),
-    gateway_latency_s=Calibrated(1e-3, 0, 5e-3, _NOT_FITTED, 1.0),
+    allreduce_efficiency=Calibrated(0.687, 0.3, 1.0, _THROUGHPUT_ROWS, 0.055),
+    allreduce_latency_s=Calibrated(20e-6, 5e-6, 100e-6, _NOT_FITTED),
+    inter_ipu_efficiency=Calibrated(0.85, 0.5, 1.0, _NOT_FITTED),
+    gateway_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED),
+    host_efficiency=Calibrated(0.8813, 0.3, 1.0, _THROUGHPUT_ROWS, 0.055),
+    host_sync_s=Calibrated(10e-6, 1e-6, 50e-6, _NOT_FITTED),
+    streaming_efficiency=Calibrated(0.7, 0.3, 1.0, _NOT_FITTED),
+    global_sync_cycles=Calibrated(400, 100, 1000, _NOT_FITTED),
+    gateway_latency_s=Calibrated(0.001074, 0, 5e-3, _THROUGHPUT_ROWS, 0.055),
 )
 
 
@@ -252,10 +255,10 @@ class SdkCalibration:
 
 
 SDK_CALIBRATION = SdkCalibration(
-    sdk_1=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
-    sdk_2_0=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
-    sdk_2_3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
-    sdk_3=Calibrated(1.0, 0.7, 1.6, _NOT_FITTED, 1.0),
+    sdk_1=Calibrated(0.7958, 0.7, 1.6, _THROUGHPUT_ROWS, 0.055),
+    sdk_2_0=Calibrated(1.147, 0.7, 1.6, _THROUGHPUT_ROWS, 0.055),
+    sdk_2_3=Calibrated(0.9591, 0.7, 1.6, _THROUGHPUT_ROWS, 0.055),
+    sdk_3=Calibrated(0.9127, 0.7, 1.6, _THROUGHPUT_ROWS, 0.055),
 )
 
 

@@ -3,9 +3,9 @@
 The topology is documented, by data sheets and by PopLibs' own IPU Model: pairs of IPUs are the
 rungs of a ladder of IPU-Links, which goes on from machine to machine through a rack; gateways join
 the machines of different racks. Assumed are the algorithm of the all-reduce (the library is
-closed: a ring in each rack, then between racks), that replicas lie one after the other, that all
-IPUs of a machine use its host link and streaming memory at once, and the efficiencies, which are
-calibrated. `bytes` are those of one IPU throughout, bandwidths those of one direction.
+closed: a ring in each rack, then between racks), that replicas lie one after the other, that the
+first stages of all replicas of a machine use its host link at once, and all its IPUs its streaming
+memory, and the efficiencies, which are calibrated. `bytes` are those of one IPU throughout, bandwidths those of one direction.
 """
 
 from math import ceil

@@ -145,10 +145,11 @@ def simulate(
 
     Raises:
         MissingRule: an operation that no gradient or cost rule knows.
-        GraphError, ProgramError: graph and execution contradict each other.
+        GraphError, ProgramError: graph and execution contradict each other, or the target.
     """
     machine = _Machine(target, constants or calibration(target.calibration_name), execution)
     lowered = lower(forward, execution)
+    _require_ipus(lowered, execution, target)
     costs = machine.costs(lowered)
     memories = machine.memories(lowered, costs)
     found = misfit(memories, target.tile_memory_bytes, target.region0_tile_bytes)
@@ -165,12 +166,27 @@ def simulate(
 def throughput_samples_per_s(
     lowered: Graph, execution: Execution, target: Target, constants: Calibration
 ) -> float:
-    """Time alone, of a lowered graph: what calibration asks for many sets of constants."""
+    """Time alone, of a lowered graph: what calibration asks for many sets of constants.
+
+    Raises:
+        ProgramError: it contradicts the execution or the target.
+    """
+    _require_ipus(lowered, execution, target)
     machine = _Machine(target, constants, execution)
     result = _Result(lowered, lowered, machine.costs(lowered), machine)
     timeline = result.timeline()
     step_s = result.step_s(timeline, result.all_reduce_s(), result.host_s())
     return result.samples / step_s
+
+
+def _require_ipus(lowered: Graph, execution: Execution, target: Target) -> None:
+    ipus = 1 + max((op.ipu for op in lowered.ops), default=0)
+    needed = execution.replicas * ipus
+    if needed > target.ipus:
+        raise ProgramError(
+            f"replicas: {execution.replicas} of {ipus} IPUs need {needed} IPUs, {target.name} has "
+            f"{target.ipus}; use fewer replicas or stages, or a larger system"
+        )
 
 
 def _memories_of(
@@ -253,7 +269,7 @@ class _Result:
             mode=execution.mode,
             throughput_samples_per_s=self.samples / step_s,
             step_time_s=step_s,
-            latency_s=latency_s(timeline, target.clock_hz),
+            latency_s=latency_s(timeline, target.clock_hz, self._hidden_host_s()),
             global_batch_size=execution.global_batch,
             ipus=execution.replicas * len(memories),
             replicas=execution.replicas,
@@ -374,6 +390,11 @@ class _Result:
             for stage, sizes in self._host_bytes().items()
         }
 
+    def _hidden_host_s(self) -> float:
+        """Seconds of one micro-batch's own transfers that its stages' cycles leave out."""
+        overlapped = self.machine.execution.overlap_io
+        return sum(self._host_transfers_s().values()) if overlapped else 0.0
+
     def _host_cycles(self) -> Dict[int, float]:
         clock_hz = self.machine.target.clock_hz
         return {stage: seconds * clock_hz for stage, seconds in self._host_transfers_s().items()}
@@ -387,21 +408,24 @@ class _Result:
         return repeats * max(self._host_transfers_s().values(), default=0.0)
 
     def all_reduce_s(self) -> float:
-        """Seconds of the gradients' way through the replicas, merged into one call per IPU."""
+        """Seconds of the gradients' way through the replicas, merged into one call per IPU; where
+        state is sharded, replicas gather the weights that they updated."""
         execution, target = self.machine.execution, self.machine.target
         reduced: Dict[int, int] = defaultdict(int)
+        gathered: Dict[int, int] = defaultdict(int)
         for op in self.lowered.in_phase(Phase.UPDATE):
             if op.kind == "all_reduce":
                 reduced[op.ipu] += self.lowered.tensors[op.inputs[0]].bytes
-        largest_bytes = max(reduced.values(), default=0)
-        if not largest_bytes:
+            elif op.kind == "update":
+                gathered[op.ipu] += self.lowered.tensors[op.inputs[0]].bytes
+        if not reduced:
             return 0.0
         place = (execution.replicas, len({op.ipu for op in self.lowered.ops}), target)
         constants = self.machine.constants.system
         if execution.replicated_tensor_sharding:
-            halves = (reduce_scatter_s, all_gather_s)
-            return sum(half(largest_bytes, *place, 1, constants) for half in halves)
-        return all_reduce_s(largest_bytes, *place, 1, constants)
+            scattered_s = reduce_scatter_s(max(reduced.values()), *place, 1, constants)
+            return scattered_s + all_gather_s(max(gathered.values()), *place, 1, constants)
+        return all_reduce_s(max(reduced.values()), *place, 1, constants)
 
     def _streaming_cycles(self, stage: int) -> float:
         """Cycles of fetching and writing back what a stage keeps off chip, per weight update."""
@@ -415,6 +439,7 @@ class _Result:
                 moved_bytes += parameter.bytes
             if execution.state_off_chip:
                 states = [t for t in others if t.role is Role.STATE and t.name.startswith("state")]
-                moved_bytes += sum(tensor.bytes for tensor in states)
+                shares = execution.replicas if execution.replicated_tensor_sharding else 1
+                moved_bytes += sum(tensor.bytes // shares for tensor in states)
         seconds = streaming_s(2 * moved_bytes, self.machine.target, self.machine.constants.system)
         return seconds * self.machine.target.clock_hz if moved_bytes else 0.0

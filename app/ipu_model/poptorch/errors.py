@@ -3,13 +3,21 @@
 Source: graphcore/poptorch, python/poptorch.cpp, poptorch_err/source/ExceptionHandling.cpp (3.4).
 """
 
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from app.ipu_model.memory import Misfit
+
 
 class Error(Exception):
     """What PopTorch raises; ``type`` names the layer at fault, ``message`` what is wrong.
 
     Types: ``poptorch_py_error`` (the Python front end), ``poptorch_cpp_error``,
-    ``popart_exception`` (PopART, at compilation), ``poplar_...`` (the run time).
+    ``popart_exception`` (PopART, at compilation), ``poplar_...`` (the run time). ``misfit``, which
+    PopTorch has not, says why a program does not fit, and what would help.
     """
+
+    misfit: "Optional[Misfit]" = None
 
     def __init__(self, message: str, type: str = "poptorch_py_error", location: str = "") -> None:
         super().__init__(message)
@@ -48,6 +56,13 @@ class ConfigFileError(Exception):
 def backend_error(message: str) -> Error:
     """An error that PopART raises on hardware."""
     return Error(message, type="popart_exception")
+
+
+def out_of_memory(message: str, misfit: "Misfit") -> Error:
+    """What PopART raises when Poplar cannot fit a program, with the IPU Model's report."""
+    error = backend_error(message)
+    error.misfit = misfit
+    return error
 
 
 def graph_error(message: str) -> Error:

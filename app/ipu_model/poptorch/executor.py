@@ -18,6 +18,7 @@ from app.ipu_model.poptorch._device import export, hooks, wrapping
 from app.ipu_model.poptorch._device.anchors import Anchors
 from app.ipu_model.poptorch._device.executable import Executable
 from app.ipu_model.poptorch._device.run import infer, train
+from app.ipu_model.poptorch._device.simulated import SimulatedProgram
 from app.ipu_model.poptorch._device.timing import Latency, PerfCounters, Ticks
 from app.ipu_model.poptorch._device.weight_update import WeightUpdate
 from app.ipu_model.poptorch._device.wrapping import HostWeights, host_weights_of
@@ -85,6 +86,9 @@ class PoplarExecutor:
         self._options = self._own_options(options, training)
         self._parser = ArgumentParser(model.forward)
         self._executable: Optional[Executable] = None
+        self._simulated: Optional[SimulatedProgram] = None
+        self._has_run = False
+        self._cycles_explained = False
         self._is_attached = False
         self._compilation_time: Optional[timedelta] = None
         self._counters = PerfCounters(
@@ -214,11 +218,14 @@ class PoplarExecutor:
                 progress(0, 1)
             executable = Executable(self._model, self._options, self._training, arguments)
             OutputCollector(self._options, executable.accumulation)  # refuses a wrong period
+            settings = None if self._update is None else self._update.settings
+            simulated = SimulatedProgram(executable, self._options, settings)
+            simulated.check_memory()
             self._anchors = Anchors(self._options, executable)
             if self._update is not None:
                 self._update.compile(executable)
                 self._host_weights.device = executable.weights
-            self._executable = executable
+            self._executable, self._simulated = executable, simulated
             self._is_attached = self._options.connection_type != ConnectionType.Never
             if progress is not None:
                 progress(1, 1)
@@ -345,7 +352,8 @@ class PoplarExecutor:
             self.copyWeightsToHostIfNeeded()
             self._host_weights.device = None
             wrapping.unwrap(self._user_model)
-        self._executable = None
+        self._executable = self._simulated = None
+        self._has_run = False
         self._anchors = None
         self._is_attached = False
 
@@ -388,8 +396,8 @@ class PoplarExecutor:
         if not self._is_attached:
             self.attachToDevice()
         collector = OutputCollector(self._options, executable.accumulation, executable.output)
-        self._counters.start()
-        assert self._anchors is not None
+        assert self._anchors is not None and self._simulated is not None
+        self._counters.start(self._simulated.micro_batch_times)
         if self._update is not None:
             try:
                 train(executable, arguments, self._options, self._update, collector,
@@ -399,6 +407,7 @@ class PoplarExecutor:
         else:
             self._follow_training()
             infer(executable, arguments, self._options, collector, self._counters, self._anchors)
+        self._has_run = True
         self._counters.count(len(arguments.tensors()), executable.outputs)
         return collector.result()
 
@@ -453,37 +462,54 @@ class PoplarExecutor:
         return found[short_name]
 
     def cycleCount(self) -> int:
-        """Cycles of the last call.
+        """Simulated cycles of the last call, on its first replica: all device iterations.
 
         Raises:
-            Error: always, as on Graphcore's IPU Model: only hardware counts cycles.
+            Error: logging of cycle counts is off, no call yet, or an operation that the IPU Model
+                cannot cost, which is named.
         """
         if not self._options._Popart.value("instrumentWithHardwareCycleCounter"):
             raise Error(
                 "Cycle count logging is disabled. Please set option logCycleCount to True to "
                 "enable."
             )
-        if not self.isCompiled():
+        if not self._has_run or self._simulated is None:
             raise Error("Please run the model at least once before obtaining cycle count.")
-        raise Error("Cycle count logging is only supported on actual IPU hardware.")
+        cycles = self._simulated.cycles()
+        if not self._cycles_explained:
+            self._cycles_explained = True
+            system = self._simulated.target.name
+            logger.warning("cycleCount(): cycles are simulated, for %s; not measured", system)
+        return cycles
 
     def getPerfCounters(self) -> Ticks:
-        """Times of the last call's transfers, in seconds: event -> tensor -> tick. They are
-        measured on this machine's CPU."""
+        """Simulated times of the last call's transfers, in seconds since it began: event -> tensor
+        -> tick.
+
+        Raises:
+            Error: a call was made of a program that the IPU Model cannot simulate; says why.
+        """
         return self._counters.as_dict()
 
     def getHostIpuLatency(self) -> Latency:
-        """(min, max, mean) seconds from the first input requested to the last one there."""
-        return self._counters.latency("input", min, "input_complete", max)
+        """Simulated (min, max, mean) seconds from the first input requested to the last one there.
+
+        Raises:
+            Error: as ``getPerfCounters``; likewise the other latencies.
+        """
+        return self._counters.latency("input", "input_complete")
 
     def getComputeLatency(self) -> Latency:
-        """(min, max, mean) seconds from the last input there to the last output available."""
-        return self._counters.latency("input_complete", max, "output", max)
+        """Simulated (min, max, mean) seconds from the last input there to the last output
+        available."""
+        return self._counters.latency("input_complete", "output")
 
     def getIpuHostLatency(self) -> Latency:
-        """(min, max, mean) seconds from the first output available to the last one there."""
-        return self._counters.latency("output", min, "output_complete", max)
+        """Simulated (min, max, mean) seconds from the first output available to the last one
+        there."""
+        return self._counters.latency("output", "output_complete")
 
     def getLatency(self) -> Latency:
-        """(min, max, mean) seconds from the first input requested to the last output there."""
-        return self._counters.latency("input", min, "output_complete", max)
+        """Simulated (min, max, mean) seconds from the first input requested to the last output
+        there."""
+        return self._counters.latency("input", "output_complete")

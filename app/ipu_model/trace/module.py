@@ -150,7 +150,7 @@ def _group_norm(
     return y, mean, inv_std
 
 
-_WITHOUT_META = {
+_WITHOUT_META: Dict[Any, Callable[..., Any]] = {
     torch.ops.aten.nll_loss2d_forward.default: _nll_loss2d,
     torch.ops.aten.native_group_norm.default: _group_norm,
 }

@@ -44,6 +44,9 @@ _CHUNK = 2048
 _ENTRIES = 24  # of a grid, looked at before anything of a higher bound
 _SLICE_FLOOR = 403  # cycles of the smallest dynamic slice; every iteration slices its weights
 _UNBOUNDED = 1 << 62
+# Splits that are looked at before a bound counts as one that nothing meets; the searches of whole
+# networks find their first plan within a twentieth of them.
+_PATIENCE = 1_000_000
 
 Order = Tuple[int, Rank]
 Key = Tuple[int, int, Order]
@@ -151,6 +154,7 @@ class _Search:
         self.agenda: List[Tuple[float, int, Callable[[], None]]] = []
         self.count = counter()
         self.kept: List[_Open] = []
+        self.examined = 0
 
     def run(self, wanted_bytes: int) -> ConvPlan:
         """The best plan; LookupError if none meets the bound."""
@@ -202,8 +206,15 @@ class _Search:
             self._later(rest.bound[0], partial(self._open_grid, order, problem, rest))
         self._without_loop(order, problem, expanded(problem, first, most))
 
+    def _movement(self, problem: Problem, splits: Splits) -> Movement:
+        """What the splits move; LookupError where so many have not led to a plan."""
+        self.examined += len(splits)
+        if self.winner is None and self.examined > _PATIENCE:
+            raise LookupError("no plan found that meets the memory bound")
+        return movement(problem, splits)
+
     def _without_loop(self, order: Order, problem: Problem, splits: Splits) -> None:
-        moved = movement(problem, splits)
+        moved = self._movement(problem, splits)
         floors = self._split_floor(problem, splits, moved)
         small = (moved.bytes_floor <= self.bound) & legal(problem.context, moved.work)
         # What only a loop can mend is set aside before any vertex formula is evaluated.
@@ -307,7 +318,7 @@ class _Search:
         early = problem.options.release < (2, 2)
         for broadcast in (0,) if early or outs == 1 else (0, 1):
             looped = parallel.looped(outs * ones, ins * ones, broadcast * ones)
-            moved = movement(problem, looped)
+            moved = self._movement(problem, looped)
             floor = self._split_floor(problem, looped, moved)
             possible = (moved.bytes_floor <= self.bound) & legal(problem.context, moved.work)
             for index in self._promising(floor, possible):

@@ -178,7 +178,13 @@ class Problem:
         return self.target.exchange_bytes_per_cycle
 
     def paired(self, outs: Array) -> Mask:
-        """Where two neighbouring tiles share a bus and receive common inputs together."""
+        """Where two neighbouring tiles share a bus and receive common inputs together.
+
+        Backward and weight-update passes of linear layers use another order of tiles (PopLibs
+        lib/poplin/ExchangeEstimator.hpp).
+        """
+        if self.options.pass_ in (Pass.FC_TRAINING_BWD, Pass.FC_TRAINING_WU):
+            return np.zeros_like(outs, dtype=bool)
         mask: Mask = outs % 2 == 0
         return mask
 

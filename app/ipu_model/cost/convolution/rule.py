@@ -10,7 +10,7 @@ from math import prod
 from typing import Callable, Dict, Sequence, Tuple
 
 from app.ipu_model.cost.context import CostContext
-from app.ipu_model.cost.convolution.held import result_tile_bytes
+from app.ipu_model.cost.convolution.held import rearranged_bytes, result_tile_bytes
 from app.ipu_model.cost.convolution.options import ConvOptions, DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams, canonical, conv_params, macs
 from app.ipu_model.cost.convolution.pass_cost import PassCost, spreading, transposition
@@ -63,7 +63,7 @@ def _conv_transpose(graph: Graph, op: Op) -> _Conv:
 def _conv_transpose_data_grad(graph: Graph, op: Op) -> _Conv:
     dy, w = graph.operands(op)[:2]
     undone = _forward(op, dy.shape, w.shape[0], dy.shape[2:], w.shape[2:])
-    return _Conv(undone, Pass.TRAINING_BWD, transposed_weights=True)
+    return _Conv(undone, Pass.TRAINING_BWD)
 
 
 def _conv_transpose_weight_grad(graph: Graph, op: Op) -> _Conv:
@@ -179,6 +179,7 @@ def conv_cost(graph: Graph, op: Op, context: CostContext) -> Cost:
         moved_bytes=chosen.received_tile_bytes * chosen.tiles
         + glue.exchange_cycles * target.exchange_bytes_per_cycle * target.tiles,
         temporary_tile_bytes=cost.temporary_tile_bytes(constants)
+        + rearranged_bytes(chosen, options.data_type) / chosen.tiles
         - result_tile_bytes(chosen, options.result_type),
         compute_sets=_compute_sets(cost),
         code=(Code((params, target, options), cost.code_tile_bytes(constants)),),

@@ -9,11 +9,13 @@ from typing import Any, Iterator, Optional, Tuple
 
 import torch
 
+from app.ipu_model.graph import Graph
 from app.ipu_model.poptorch._data.arguments import Arguments
 from app.ipu_model.poptorch._data.batching import Batching
 from app.ipu_model.poptorch._data.outputs import CompiledOutput
 from app.ipu_model.poptorch._data.structure import map_tensors, tensors_of
 from app.ipu_model.poptorch._device import host
+from app.ipu_model.poptorch._device.recording import Recording, RecordingCapture, retraced
 from app.ipu_model.poptorch._device.state import (
     DeviceRandom,
     ModuleModes,
@@ -47,6 +49,10 @@ class Executable:
         options: the executor's own.
         training: whether calls update the weights.
         arguments: those of the first call.
+
+    Attributes:
+        placement: stages and IPUs.
+        recorded: the op graph, or why there is none; and what else the pass says of the program.
 
     Raises:
         Error: what PopTorch refuses at compilation.
@@ -100,7 +106,9 @@ class Executable:
             tensors = DeviceTensors(held)
             half, recorder = CompilationArithmetic(self.rounding, tensors), GraphRecorder(tensors)
             self.random.next_micro_batch(0)
-            with half, self._capture(recorder) as capture:
+            recording = Recording(self.model, part.tensors())  # sees half tensors: outside of half
+            observed = self.is_training, self.uses_half, self._strided_groups, recorder
+            with half, recording, RecordingCapture(recording, self.model, *observed) as capture:
                 output = self.model(*part.positional, **part.named)
             self._guard.check(options)
             returned = tensors_of(output)
@@ -115,11 +123,30 @@ class Executable:
         inputs = {**dict(zip(self.arguments.names, part.positional)), **part.named}
         given = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
         check_overlap(options, recorder.events, given, returned, recorder.uses)
+        loss = None
         if self.is_training:
             self.placement.check_training(self.accumulation)
             self.loss_index = final_loss_index(capture.losses, returned)
+            loss = capture.losses[self.loss_index]
         else:
             self.placement.check_inference(self.iterations)
+        strategy = options._execution_strategy
+        self.recorded = recording.recorded(returned, loss, recorder.events, strategy)
+
+    @property
+    def graph(self) -> Optional[Graph]:
+        """The op graph of one micro-batch's forward pass, if it could be recorded."""
+        return self.recorded.graph
+
+    def retrace(self, micro_batch: int) -> Graph:
+        """The forward graph of fewer samples, placed as the recorded one.
+
+        Raises:
+            ProgramError: the inputs cannot be cut, or the program does something else with them.
+        """
+        with self._entered():
+            given = self._micro_batch(self.arguments, 0)
+            return retraced(self.recorded, self.model, given.positional, given.named, micro_batch)
 
     @contextlib.contextmanager
     def on_device(self) -> Iterator[None]:
@@ -150,14 +177,11 @@ class Executable:
         self._guard.restore_constants()
         self._attributes.restore()
         part = self._micro_batch(arguments, index)
-        with self._capture() as capture:
+        with Capture(self.is_training, self.uses_half, self._strided_groups) as capture:
             output = self.model(*part.positional, **part.named)
         if self.channels_last:
             self._write_back(arguments, index, part)
         return output, capture
-
-    def _capture(self, recorder: Optional[GraphRecorder] = None) -> Capture:
-        return Capture(self.is_training, self.uses_half, self._strided_groups, recorder)
 
     def _micro_batch(self, arguments: Arguments, index: int) -> Arguments:
         part = self._batching.cut(arguments, index, self._float64)

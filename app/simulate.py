@@ -1,0 +1,121 @@
+"""What a run would do on its IPU system, worked out by the IPU Model: no data, no training.
+
+The program is the one that `train` runs, traced on tensors without data.
+"""
+
+from typing import FrozenSet
+
+import torch
+
+from app.config.schema import Optimizer, Run
+from app.errors import ConfigError
+from app.ipu_model.graph import Element, Graph
+from app.ipu_model.program import Execution, OptimizerState, ProgramError
+from app.ipu_model.simulation import Simulation, simulate
+from app.ipu_model.target import Target
+from app.ipu_model.trace import trace
+from app.nets import build_net
+from app.training.device_models import Normalise, TrainingModel
+from app.training.placement import place
+from datasets import image_shape
+
+__all__ = ["execution_of", "simulate_run", "trace_run"]
+
+
+def simulate_run(run: Run) -> Simulation:
+    """Cost, memory and fit of training.
+
+    Raises:
+        ConfigError: the network cannot be built or placed.
+    """
+    graph = trace_run(run, run.batching.micro_batch)
+
+    def retrace(micro_batch: int) -> Graph:
+        try:
+            return trace_run(run, micro_batch)
+        except ConfigError as error:  # such as a batch norm of a single value
+            raise ProgramError(str(error)) from error
+
+    return simulate(graph, execution_of(run, graph), Target.of(run.system), run.name, retrace)
+
+
+def trace_run(run: Run, micro_batch: int) -> Graph:
+    """The forward graph of the training model on one micro-batch.
+
+    Raises:
+        ConfigError: the network cannot be built or placed.
+    """
+    channels, num_classes = image_shape(run.data)
+    size = run.data.image_size
+    with torch.device("meta"):
+        net = build_net(run.model, num_classes, channels)
+    place(net, run)
+    normalise = Normalise(run.data.mean, run.data.std, channels)
+    model = TrainingModel(net, normalise, run.training.label_smoothing).train()
+    images = torch.empty(micro_batch, channels, size, size, dtype=torch.uint8, device="meta")
+    labels = torch.empty(micro_batch, dtype=torch.int64, device="meta")
+    stages = {f"net.{name}": stage for stage, name in enumerate(run.pipeline.splits, start=1)}
+    try:
+        graph = trace(model, (images, labels), stages=stages, half=run.precision.half_data)
+    except ValueError as error:
+        raise ConfigError(
+            f"batching.micro_batch: {run.model.name} does not run on {micro_batch} images of "
+            f"{size} x {size} pixels ({error}); try more or larger ones"
+        ) from error
+    _mark_loss(graph)
+    return graph
+
+
+def _mark_loss(graph: Graph) -> None:
+    """The training model returns the loss first; what it returns beside is not trained on."""
+    loss, stage = graph.outputs[0], graph.stages - 1
+    marked = graph.like(loss)
+    graph.add("identity_loss", [loss], [marked.id], {"reduction": "none"}, stage=stage, ipu=stage)
+    graph.outputs[0] = marked.id
+
+
+def execution_of(run: Run, graph: Graph) -> Execution:
+    """How the run's training program runs a traced graph."""
+    precision, memory, batching = run.precision, run.memory, run.batching
+    weights = Element.HALF if precision.half_weights else Element.FLOAT
+    return Execution(
+        micro_batch=batching.micro_batch,
+        gradient_accumulation=batching.gradient_accumulation,
+        replicas=batching.replicas,
+        device_iterations=batching.device_iterations,
+        recomputation=_recomputation(run),
+        checkpoints=_results_of(graph, run),
+        available_memory_proportion=memory.available_memory_proportion or (0.6,),
+        half_partials=precision.partials == "half",
+        optimizer=_optimizer_state(run.optimizer),
+        accumulator_element=weights,
+        float_variables=precision.types == "16.32",
+        state_off_chip=memory.optimizer_state_off_chip,
+        replicated_tensor_sharding=memory.replicated_tensor_sharding,
+        io_tiles=memory.io_tiles,
+        host_transfers=run.data.name != "synthetic",
+    )
+
+
+def _recomputation(run: Run) -> str:
+    if run.memory.recomputation != "auto":
+        return run.memory.recomputation
+    return "pipeline" if run.pipeline.stages > 1 else "none"
+
+
+def _results_of(graph: Graph, run: Run) -> FrozenSet[int]:
+    """The tensors that the modules in `memory.checkpoints` return."""
+    found = {}
+    for op in graph.ops:
+        for name in run.memory.checkpoints:
+            inside = op.scope == f"net.{name}" or op.scope.startswith(f"net.{name}.")
+            if inside and op.outputs:
+                found[name] = op.outputs[0]
+    return frozenset(found.values())
+
+
+def _optimizer_state(optimizer: Optimizer) -> OptimizerState:
+    """PopTorch's state per weight, float32 as its optimisers have it (poptorch python/optim.py)."""
+    momentum = optimizer.momentum is None or optimizer.momentum > 0
+    states = {"sgd": int(momentum), "rmsprop": 1 + int(momentum), "adamw": 2}[optimizer.name]
+    return OptimizerState(optimizer.name, states)
