@@ -23,19 +23,24 @@ BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
 FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
-.PHONY: help train test test-sdk lint benchmark-step benchmark-host clean
+.PHONY: help train simulate test test-sdk lint benchmark-step benchmark-host benchmark-rows clean
 
 help:
 	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
+	@echo "make simulate   cost, memory and fit of CONFIG on its system; OUT=DIR for a page"
 	@echo "make test       run the test suite with $(PYTHON)"
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
 	@echo "make benchmark-step   measure the CPU training step against timm"
 	@echo "make benchmark-host   measure the front end's overhead and loading ahead"
+	@echo "make benchmark-rows   hold the simulation against published rows (minutes)"
 	@echo "make clean      remove the virtual environments"
 
 train: $(BUILT)
 	$(RUN) -m app train --config '$(CONFIG)' $(FLAGS)
+
+simulate: $(BUILT)
+	$(RUN) -m app simulate --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--report '$(OUT)')
 
 test: $(BUILT)-test
 	$(RUN) -m pytest -n 2 --dist worksteal
@@ -54,6 +59,11 @@ benchmark-step: $(BUILT)-test
 benchmark-host: $(BUILT)-test
 	$(RUN) -m benchmarks.front_end
 	$(RUN) -m benchmarks.async_loader
+
+benchmark-rows: $(BUILT)
+	$(RUN) -m benchmarks.conv_layers
+	$(RUN) -m benchmarks.published
+	$(RUN) -m benchmarks.fits
 
 $(BUILT): requirements.txt constraints-sdk.txt
 	$(if $(SDK_MISSING),$(error POPLAR_SDK_ENABLED is set, but no poptorch wheel lies beside it; unset it to use the IPU Model))

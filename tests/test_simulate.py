@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,21 @@ def test_the_text_of_a_misfit_leaves_with_3_too(
     said = printed(capsys, "--config", str(too_large), code=3)
     assert "does not fit: IPU " in said
     assert "optimiser state off chip" in said
+
+
+def test_advice_leaves_out_micro_batches_that_do_not_run(
+    too_large: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batch norm refuses a single value, so 2 cannot become 1."""
+    text = too_large.read_text()
+    too_large.write_text(re.sub(r"tile_memory_bytes: \d+", "tile_memory_bytes: 50000", text))
+    flags = set_flags("model.norm.kind=batch", "batching.micro_batch=2")
+    content: Json = json.loads(
+        printed(capsys, "--config", str(too_large), "--json", *flags, code=3)
+    )
+    changes = [lever["change"] for lever in content["misfit"]["levers"]]
+    assert changes
+    assert not [change for change in changes if change.startswith("micro-batch")]
 
 
 # ---- what is refused

@@ -5,7 +5,8 @@ rungs of a ladder of IPU-Links, which goes on from machine to machine through a 
 the machines of different racks. Assumed are the algorithm of the all-reduce (the library is
 closed: a ring in each rack, then between racks), that replicas lie one after the other, that the
 first stages of all replicas of a machine use its host link at once, and all its IPUs its streaming
-memory, and the efficiencies, which are calibrated. `bytes` are those of one IPU throughout, bandwidths those of one direction.
+memory, and the efficiencies, which are calibrated. `bytes` are those of one IPU throughout,
+bandwidths those of one direction.
 """
 
 from math import ceil

@@ -186,7 +186,8 @@ class Op:
     forward_of: Optional[int] = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
+        if not isinstance(self.attributes, MappingProxyType):
+            object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
 
     def __reduce__(self) -> Any:  # a mapping proxy cannot be copied or pickled
         values = (self.id, self.kind, self.inputs, self.outputs, dict(self.attributes))

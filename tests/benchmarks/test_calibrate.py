@@ -1,6 +1,5 @@
 """Fitting constants: what is known is found again, on rows made up from a closed form."""
 
-import csv
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 from app.ipu_model.calibration import Calibration, SdkCalibration, calibration
 from benchmarks import calibrate
 from benchmarks.calibrate import FITTED, _Case, _Fitter, main, with_constants
+from tests.benchmarks import written
 
 RELEASES = {"sdk_1": "1.0.0", "sdk_2_0": "2.0.0", "sdk_2_3": "2.5.0", "sdk_3": "3.3.0"}
 ROW = {
@@ -155,14 +155,6 @@ def test_constants_may_leave_their_ranges_while_they_are_fitted() -> None:
 
 
 # ---- the program
-
-
-def written(path: Path, rows: List[Dict[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def test_constants_and_both_errors_of_every_row_are_printed(

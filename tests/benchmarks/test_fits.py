@@ -1,10 +1,9 @@
 """Fit verdicts: the search for the largest micro-batch, and what the program prints."""
 
-import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
 import pytest
 from hypothesis import example, given
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 from app.ipu_model.program import ProgramError
 from benchmarks import fits
 from benchmarks.fits import FitsRow, evaluate, largest_fitting, main, summary
+from tests.benchmarks import Row, written
 
-Row = Dict[str, str]
 ROW: Row = {
     "id": "mine",
     "model": "ResNet-18",
@@ -28,14 +27,6 @@ ROW: Row = {
     "precision": "16.16",
 }
 KEYS = {"id", "predicted", "published", "error", "fits", "oom_fits", "agrees", "peak_tile_bytes"}
-
-
-def written(path: Path, rows: List[Row]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def with_threshold(monkeypatch: pytest.MonkeyPatch, threshold: int) -> List[Tuple[str, int]]:

@@ -1,10 +1,9 @@
 """Predicted throughput beside published figures: what the program prints."""
 
-import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 
@@ -12,8 +11,8 @@ from app.ipu_model.graph import GraphError
 from benchmarks import published
 from benchmarks.published import PublishedRow, evaluate, main, summary
 from benchmarks.tables import error_of, error_summary, read_table
+from tests.benchmarks import Row, written
 
-Row = Dict[str, str]
 ROW: Row = {
     "id": "mine",
     "model": "ResNet-18",
@@ -28,14 +27,6 @@ ROW: Row = {
     "precision": "16.16",
     "throughput_img_s": "5000",
 }
-
-
-def written(path: Path, rows: List[Row]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 @pytest.fixture

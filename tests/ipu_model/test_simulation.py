@@ -22,7 +22,12 @@ from app.ipu_model.simulation import OpCost, Simulation, simulate
 from app.ipu_model.target import Target
 
 BATCH, CHANNELS, SIZE = 2, 16, 8
-CONV = {"stride": (1, 1), "dilation": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 1}
+CONV: Dict[str, Any] = {
+    "stride": (1, 1),
+    "dilation": (1, 1),
+    "padding": ((0, 0), (0, 0)),
+    "groups": 1,
+}
 KINDS = ("conv", "norm", "silu", "add", "matmul")
 POD16 = Target.of(find_system("IPU-POD16"))
 MOMENTUM = OptimizerState("sgd", 1)
@@ -261,11 +266,11 @@ def test_sharding_cuts_the_state_over_replicas_and_splits_the_all_reduce() -> No
     training = run(gradient_accumulation=4, replicas=8, optimizer=OptimizerState("adam", 2))
     few = replace(POD16, planner=replace(POD16.planner, tiles=8))
     graph = chain(["matmul"], size=96)  # tensors of fewer than 8192 elements are not cut
-    state_bytes, gradient_bytes = 2 * 4 * 96 * 96, 4 * 96 * 96
+    state_bytes, gradient_bytes, weight_bytes = (size * 96 * 96 for size in (2 * 4, 4, 2))
     whole = simulate(graph, training, few)
     sharded = simulate(graph, replace(training, replicated_tensor_sharding=True), few)
     place = (8, 1, few)
-    halves_s = reduce_scatter_s(gradient_bytes, *place) + all_gather_s(gradient_bytes, *place)
+    halves_s = reduce_scatter_s(gradient_bytes, *place) + all_gather_s(weight_bytes, *place)
     assert sharded.all_reduce_s == pytest.approx(halves_s, rel=1e-12)
     before, after = (found.per_ipu[0].memory.always_live_tile_bytes for found in (whole, sharded))
     assert before - after == pytest.approx(7 / 8 * state_bytes / 8, rel=0.05)

@@ -19,8 +19,11 @@ from tests.ipu_model.lowering.graphs import MOVES
 from tests.ipu_model.test_simulation import BATCH, KINDS, network, work_cycles
 
 LAWS = settings(max_examples=40, deadline=None, database=None, derandomize=True)
-# Bow and the C600 are Mk2 at other clocks: the same plans of convolutions
-TARGETS = {name: Target.of(find_system(name)) for name in ("IPU-POD16", "Bow Pod16", "IPU-POD128")}
+# 16 IPUs at least, so that all layouts find room
+TARGETS = {
+    name: replace(Target.of(find_system(name)), ipus=max(16, find_system(name).ipus))
+    for name in ("IPU-POD16", "Bow Pod16", "IPU-POD128", "C2")
+}
 POD16 = TARGETS["IPU-POD16"]
 FEW_TILES = replace(POD16, planner=replace(POD16.planner, tiles=16))
 

@@ -47,7 +47,9 @@ def test_ticks_of_a_call(mode: OutputMode, period: Any, expected: int) -> None:
     latencies = (executor.getLatency(), executor.getHostIpuLatency(),
                  executor.getComputeLatency(), executor.getIpuHostLatency())  # fmt: skip
     for low, high, mean in latencies:
-        assert 0 < low <= mean <= high
+        assert 0 < low <= high
+        assert low == pytest.approx(mean) or low < mean  # a mean of equal values may round
+        assert mean == pytest.approx(high) or mean < high
 
 
 def test_cycle_counts_must_be_asked_for_and_follow_a_run() -> None:
