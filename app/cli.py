@@ -6,6 +6,7 @@ configuration, 3 does not fit in memory.
 """
 
 import argparse
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +17,7 @@ from app.config import Run, dump, load_run
 from app.errors import AppError, ConfigError
 
 _DOES_NOT_FIT = 3
+_BROKEN_PIPE = 141  # what a shell reports
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         print(error, file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except KeyboardInterrupt:
         resumes = "; the same command resumes from the last checkpoint"
         print(f"interrupted{resumes if options.verb == 'train' else ''}", file=sys.stderr)

@@ -3,7 +3,7 @@
 The program is the one that `train` runs, traced on tensors without data.
 """
 
-from typing import FrozenSet
+from typing import Dict, FrozenSet, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from app.ipu_model.target import Target
 from app.ipu_model.trace import trace
 from app.nets import build_net
 from app.training.device_models import Normalise, TrainingModel
-from app.training.placement import place
+from app.training.placement import check_names, check_order
 from datasets import image_shape
 
 __all__ = ["execution_of", "simulate_run", "trace_run"]
@@ -49,7 +49,7 @@ def trace_run(run: Run, micro_batch: int) -> Graph:
     size = run.data.image_size
     with torch.device("meta"):
         net = build_net(run.model, num_classes, channels)
-    place(net, run)
+    check_names(net, run)
     normalise = Normalise(run.data.mean, run.data.std, channels)
     model = TrainingModel(net, normalise, run.training.label_smoothing).train()
     images = torch.empty(micro_batch, channels, size, size, dtype=torch.uint8, device="meta")
@@ -62,8 +62,21 @@ def trace_run(run: Run, micro_batch: int) -> Graph:
             f"batching.micro_batch: {run.model.name} does not run on {micro_batch} images of "
             f"{size} x {size} pixels ({error}); try more or larger ones"
         ) from error
+    check_order(_layers_before(graph, run.pipeline.splits), run)
     _mark_loss(graph)
     return graph
+
+
+def _layers_before(graph: Graph, splits: Sequence[str]) -> Dict[str, int]:
+    """How many convolutions and linear layers have run when each split starts."""
+    layers = 0
+    before: Dict[str, int] = {}
+    for op in graph.ops:
+        for name in splits:
+            if op.scope == f"net.{name}" or op.scope.startswith(f"net.{name}."):
+                before.setdefault(name, layers)
+        layers += op.kind == "conv" or bool(op.attributes.get("linear"))
+    return before
 
 
 def _mark_loss(graph: Graph) -> None:

@@ -425,6 +425,19 @@ def test_splits_become_stages_on_ipus_of_their_own(splits: List[str]) -> None:
         assert not [scope for scope in before if scope.startswith(f"net.{name}")]
 
 
+@pytest.mark.parametrize(
+    ("splits", "sentence"),
+    [
+        (["blocks.3.0", "blocks.1"], "is not the order in which"),
+        (["conv_stem"], "no layer runs in the stage before 'conv_stem'"),
+    ],
+)
+def test_splits_are_held_against_the_traced_order(splits: List[str], sentence: str) -> None:
+    run = tiny_run(f"pipeline.splits=[{', '.join(splits)}]", "batching.gradient_accumulation=7")
+    with pytest.raises(ConfigError, match=sentence):
+        trace_run(run, 2)
+
+
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_the_graph_is_that_of_a_micro_batch(micro_batch: int) -> None:
     graph = trace_run(tiny_run(), micro_batch)

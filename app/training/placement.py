@@ -1,7 +1,7 @@
 """Putting a built network on IPUs: pipeline splits by module name, and the options with them."""
 
 import difflib
-from typing import Any
+from typing import Any, Mapping
 
 import torch
 from torch import nn
@@ -20,31 +20,45 @@ def place(net: nn.Module, run: Run) -> None:
         ConfigError: no such module, one that never runs, an order that is not the network's, or a
             stage without a layer.
     """
+    check_names(net, run)
     for stage, name in enumerate(run.pipeline.splits, start=1):
-        module = _submodule(net, name, "pipeline.splits", run)
-        poptorch.BeginBlock(module, user_id=name, ipu_id=stage)
-    _check_order(net, run)
+        poptorch.BeginBlock(net.get_submodule(name), user_id=name, ipu_id=stage)
+    if run.pipeline.splits:
+        check_order(layers_before(net, run.pipeline.splits), run)
     for name in run.memory.checkpoints:
-        module = _submodule(net, name, "memory.checkpoints", run)
-        module.register_forward_hook(_checkpoint_result)
+        net.get_submodule(name).register_forward_hook(_checkpoint_result)
 
 
-def _submodule(net: nn.Module, name: str, setting: str, run: Run) -> nn.Module:
+def check_names(net: nn.Module, run: Run) -> None:
+    """Refuse splits and checkpoints that are no modules of the network.
+
+    Raises:
+        ConfigError: as said.
+    """
     names = [known for known, _ in net.named_modules() if known]
-    if name not in names:
+    asked = [("pipeline.splits", name) for name in run.pipeline.splits]
+    asked += [("memory.checkpoints", name) for name in run.memory.checkpoints]
+    for setting, name in asked:
+        if name in names:
+            continue
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"its modules are {names[:8]}, ..."
         raise ConfigError(f"{setting}: {name!r} is not a module of {run.model.name}; {hint}")
-    return net.get_submodule(name)
 
 
 def _checkpoint_result(module: nn.Module, inputs: Any, result: Any) -> Any:
     return poptorch.recomputationCheckpoint(result)
 
 
-def _check_order(net: nn.Module, run: Run) -> None:
+def check_order(before: Mapping[str, int], run: Run) -> None:
+    """Refuse splits in another order than the network's, and stages without a layer.
+
+    ``before`` says how many layers have run when each module that is a split starts.
+
+    Raises:
+        ConfigError: as said, or a split that never runs.
+    """
     splits = run.pipeline.splits
-    before = layers_before(net, splits) if splits else {}
     for name in splits:
         if name not in before:
             raise ConfigError(
