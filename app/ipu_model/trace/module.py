@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from app.ipu_model.graph import Graph, Role
 from app.ipu_model.trace.nesting import mapped, tensors
 from app.ipu_model.trace.recorder import OpRecorder
+from app.ipu_model.trace.shapes import known_result
 
 __all__ = ["TraceError", "trace"]
 
@@ -76,12 +77,13 @@ class _MetaRecorder(OpRecorder):
     """
 
     def compute(self, func: Any, args: Tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if func in _WITHOUT_META:
-            return _WITHOUT_META[func](*args, **kwargs)
         operands = list(tensors([args, kwargs]))
         if not any(tensor.is_meta for tensor in operands):
             self._check_known(func, operands)
             return func(*args, **kwargs)
+        known = known_result(func, args, kwargs)
+        if known is not None:
+            return known
         originals: Dict[int, torch.Tensor] = {}
 
         def on_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -127,33 +129,6 @@ def _half_attention() -> Iterator[None]:
         yield
     finally:
         backend.allow_fp16_bf16_reduction_math_sdp(before)
-
-
-def _nll_loss2d(
-    log_probabilities: torch.Tensor,
-    target: torch.Tensor,
-    weight: Optional[torch.Tensor],
-    reduction: int,
-    ignore_index: int,
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    losses = log_probabilities.new_empty(target.shape if reduction == 0 else ())
-    return losses, log_probabilities.new_empty(())
-
-
-# torch 2.0 cannot run these without data
-def _group_norm(
-    x: torch.Tensor, weight: Any, bias: Any, batch: int, *sizes: Any
-) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """torch goes through the arithmetic of the norm, in Python: most of a trace's time."""
-    shapes = (x.shape, (batch, sizes[2]), (batch, sizes[2]))
-    y, mean, inv_std = (torch.empty(shape, dtype=x.dtype, device="meta") for shape in shapes)
-    return y, mean, inv_std
-
-
-_WITHOUT_META: Dict[Any, Callable[..., Any]] = {
-    torch.ops.aten.nll_loss2d_forward.default: _nll_loss2d,
-    torch.ops.aten.native_group_norm.default: _group_norm,
-}
 
 
 def _without_data(module: nn.Module) -> nn.Module:
