@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from app.config import find_system
-from app.ipu_model.simulation import simulate
+from app.ipu_model.simulation import memory_of
 from app.ipu_model.target import Target
 from benchmarks.rows import NOT_EXPRESSIBLE, Program, RowError, figure, fitting_row
 from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
@@ -93,8 +93,8 @@ def evaluate(row: Mapping[str, str]) -> FitsRow:
 
 def _try(program: Program, target: Target, micro_batch: int) -> "tuple[int, bool]":
     graph = program.graph(micro_batch)
-    found = simulate(graph, program.on(graph, micro_batch), target, "fit")
-    return found.peak_tile_bytes, found.fits
+    memories, found = memory_of(graph, program.on(graph, micro_batch), target)
+    return max(memory.peak_tile_bytes for memory in memories), found is None
 
 
 def _large_enough(target: Target, program: Program) -> Target:

@@ -45,6 +45,7 @@ __all__ = [
     "Misfit",
     "OpCost",
     "Simulation",
+    "memory_of",
     "simulate",
     "throughput_samples_per_s",
 ]
@@ -161,6 +162,21 @@ def simulate(
         bounds = (target.tile_memory_bytes, target.region0_tile_bytes)
         found = replace(found, levers=levers(try_change, execution, found, *bounds))
     return _Result(forward, lowered, costs, machine).simulation(name, memories, found)
+
+
+def memory_of(
+    forward: Graph, execution: Execution, target: Target
+) -> Tuple[Tuple[IpuMemory, ...], Optional[Misfit]]:
+    """Memory alone, and the misfit if it does not fit, without levers: for searches over sizes.
+
+    Raises:
+        as `simulate`.
+    """
+    machine = _Machine(target, calibration(target.calibration_name), execution)
+    lowered = lower(forward, execution)
+    _require_ipus(lowered, execution, target)
+    memories = machine.memories(lowered, machine.costs(lowered))
+    return memories, misfit(memories, target.tile_memory_bytes, target.region0_tile_bytes)
 
 
 def throughput_samples_per_s(

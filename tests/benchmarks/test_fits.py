@@ -33,13 +33,14 @@ def with_threshold(monkeypatch: pytest.MonkeyPatch, threshold: int) -> List[Tupl
     """Everything up to a micro-batch fits; returns what is tried, with its system."""
     tried: List[Tuple[str, int]] = []
 
-    def simulate(graph: Any, execution: Any, target: Any, name: str) -> Any:
+    def memory_of(graph: Any, execution: Any, target: Any) -> Any:
         micro_batch = execution.micro_batch
         assert graph.tensors[graph.inputs[0]].shape[0] == micro_batch
         tried.append((target.name, micro_batch))
-        return SimpleNamespace(peak_tile_bytes=1000 * micro_batch, fits=micro_batch <= threshold)
+        memories = (SimpleNamespace(peak_tile_bytes=1000 * micro_batch),)
+        return memories, None if micro_batch <= threshold else "too large"
 
-    monkeypatch.setattr(fits, "simulate", simulate)
+    monkeypatch.setattr(fits, "memory_of", memory_of)
     return tried
 
 
@@ -107,11 +108,12 @@ def test_more_ipus_than_the_chip_s_system_has_are_no_obstacle(
     """Four stages on Mk1, whose cards have two IPUs."""
     seen: List[int] = []
 
-    def simulate(graph: Any, execution: Any, target: Any, name: str) -> Any:
+    def memory_of(graph: Any, execution: Any, target: Any) -> Any:
         seen.append(target.ipus)
-        return SimpleNamespace(peak_tile_bytes=1, fits=execution.micro_batch <= 1)
+        memories = (SimpleNamespace(peak_tile_bytes=1),)
+        return memories, None if execution.micro_batch <= 1 else "too large"
 
-    monkeypatch.setattr(fits, "simulate", simulate)
+    monkeypatch.setattr(fits, "memory_of", memory_of)
     splits = "layer2;layer3;layer4"
     row = {**ROW, "mode": "training", "target": "mk1", "pipeline_splits": splits, "norm": "LN"}
     found = evaluate({**row, "ipus_per_replica": "4"})
@@ -145,7 +147,7 @@ def test_what_the_model_refuses_cannot_be_expressed(monkeypatch: pytest.MonkeyPa
     def refuse(*_: Any) -> None:
         raise ProgramError("stages: too many")
 
-    monkeypatch.setattr(fits, "simulate", refuse)
+    monkeypatch.setattr(fits, "memory_of", refuse)
     assert evaluate(ROW).problem == "stages: too many"
 
 
