@@ -41,11 +41,14 @@ class FitsRow:
     problem: Optional[str] = None
 
 
-def largest_fitting(fits: Callable[[int], bool], start: int) -> int:
-    """The largest micro-batch that fits, 0 if none does, looked for around `start`."""
-    low, high = 0, start
-    while high <= _LARGEST_TRIED and fits(high):
-        low, high = high, max(high + 1, high * 5 // 4)
+def largest_fitting(
+    fits: Callable[[int], bool], start: int, ceiling: int = _LARGEST_TRIED + 1
+) -> int:
+    """The largest micro-batch that fits, 0 if none does, looked for around `start` and below
+    `ceiling`, which is known not to fit: another plan may make a larger one fit again."""
+    low, high = 0, min(start, ceiling)
+    while high < ceiling and fits(high):
+        low, high = high, min(max(high + 1, high * 5 // 4), ceiling)
     while high - low > 1:
         middle = (low + high) // 2
         if fits(middle):
@@ -74,7 +77,8 @@ def evaluate(row: Mapping[str, str]) -> FitsRow:
                 peaks[micro_batch], verdicts[micro_batch] = _try(program, target, micro_batch)
             return verdicts[micro_batch]
 
-        largest = largest_fitting(fits, ran or failed or 1)
+        ceiling = failed if failed and not fits(failed) else _LARGEST_TRIED + 1
+        largest = largest_fitting(fits, ran or failed or 1, ceiling)
     except NOT_EXPRESSIBLE as error:
         return FitsRow(name, None, ran, None, None, problem=str(error))
     fits_ran = fits(ran) if ran else None
