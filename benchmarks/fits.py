@@ -7,17 +7,15 @@ A row names a network, a chip (`target`) and how it was cut (columns as in
 of memory must not. All verdicts are *simulated*.
 """
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from app.config import find_system
 from app.ipu_model.simulation import memory_of
 from app.ipu_model.target import Target
 from benchmarks.rows import NOT_EXPRESSIBLE, Program, RowError, figure, fitting_row
-from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
+from benchmarks.tables import error_of, error_summary, run_program
 
 __all__ = ["FitsRow", "evaluate", "largest_fitting", "main", "summary"]
 
@@ -142,20 +140,7 @@ def _print_table(rows: Sequence[FitsRow]) -> None:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the program; 0 unless the file cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fits")
-    default = PUBLISHED / "fits.csv"
-    parser.add_argument("file", nargs="?", type=Path, default=default, help="table of programs")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    chosen = parser.parse_args(arguments)
-    table = read_table(chosen.file)
-    if table is None:
-        return 2
-    rows: List[FitsRow] = [evaluate(row) for row in table]
-    if chosen.json:
-        print_json(rows, summary(rows))
-    else:
-        _print_table(rows)
-    return 0
+    return run_program("fits", evaluate, summary, _print_table, arguments)
 
 
 if __name__ == "__main__":

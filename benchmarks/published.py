@@ -7,17 +7,15 @@ published columns may be empty). Predictions are *simulated*: samples per second
 and whether the program fits. A row that cannot be expressed is reported with its reason.
 """
 
-import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from app.config import find_system
 from app.ipu_model.simulation import Simulation, simulate
 from app.ipu_model.target import Target
 from benchmarks.rows import NOT_EXPRESSIBLE, figure, throughput_row
-from benchmarks.tables import PUBLISHED, error_of, error_summary, print_json, read_table
+from benchmarks.tables import error_of, error_summary, run_program
 
 __all__ = ["PublishedRow", "evaluate", "main", "simulate_row", "summary"]
 
@@ -97,20 +95,7 @@ def _print_table(rows: Sequence[PublishedRow]) -> None:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run the program; 0 unless the file cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.published")
-    default = PUBLISHED / "throughput.csv"
-    parser.add_argument("file", nargs="?", type=Path, default=default, help="table of networks")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    chosen = parser.parse_args(arguments)
-    table = read_table(chosen.file)
-    if table is None:
-        return 2
-    rows: List[PublishedRow] = [evaluate(row) for row in table]
-    if chosen.json:
-        print_json(rows, summary(rows))
-    else:
-        _print_table(rows)
-    return 0
+    return run_program("published", evaluate, summary, _print_table, arguments)
 
 
 if __name__ == "__main__":
