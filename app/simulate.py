@@ -63,7 +63,6 @@ def trace_run(run: Run, micro_batch: int) -> Graph:
             f"{size} x {size} pixels ({error}); try more or larger ones"
         ) from error
     check_order(_layers_before(graph, run.pipeline.splits), run)
-    _mark_loss(graph)
     return graph
 
 
@@ -77,14 +76,6 @@ def _layers_before(graph: Graph, splits: Sequence[str]) -> Dict[str, int]:
                 before.setdefault(name, layers)
         layers += op.kind == "conv" or bool(op.attributes.get("linear"))
     return before
-
-
-def _mark_loss(graph: Graph) -> None:
-    """The training model returns the loss first; what it returns beside is not trained on."""
-    loss, stage = graph.outputs[0], graph.stages - 1
-    marked = graph.like(loss)
-    graph.add("identity_loss", [loss], [marked.id], {"reduction": "none"}, stage=stage, ipu=stage)
-    graph.outputs[0] = marked.id
 
 
 def execution_of(run: Run, graph: Graph) -> Execution:

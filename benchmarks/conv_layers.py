@@ -23,15 +23,15 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from app.config import find_system
 from app.ipu_model.calibration import conv_calibration
 from app.ipu_model.cost.convolution import ConvOptions, ConvParams, DataType, Pass, conv_params
 from app.ipu_model.cost.convolution.layer import ALL_PASSES, LayerCost, layer_cost
-from app.ipu_model.cost.target_view import PlannerTarget
+from app.ipu_model.target import Target
 
-MK1 = PlannerTarget(1216, 262144, 1.6e9, 8, 8, 2)
-MK2 = PlannerTarget(1472, 638976, 1.325e9, 16, 8, 16)
-BOW = PlannerTarget(1472, 638976, 1.85e9, 16, 8, 16)
-TARGETS = {"mk1": MK1, "ipu1": MK1, "mk2": MK2, "ipu2": MK2, "bow": BOW, "c600": BOW, "ipu21": BOW}
+MK1, MK2, BOW = "c2", "ipu-m2000", "bow-2000"
+# a system with the chip that a row names
+SYSTEMS = {"mk1": MK1, "ipu1": MK1, "mk2": MK2, "ipu2": MK2, "bow": BOW, "c600": BOW, "ipu21": BOW}
 
 QUANTITIES = ("cycles_all_passes", "total_memory_bytes")
 PHASES = {
@@ -155,9 +155,10 @@ def _options(given: Dict[str, str], sdk: str) -> ConvOptions:
 
 def cost_of(row: Mapping[str, str]) -> LayerCost:
     """The layer's uncalibrated cost; ValueError if the row cannot be expressed."""
-    target = TARGETS.get(row["target"].lower())
-    if target is None:
-        raise ValueError(f"target: '{row['target']}' is none of {', '.join(TARGETS)}")
+    system = SYSTEMS.get(row["target"].lower())
+    if system is None:
+        raise ValueError(f"target: '{row['target']}' is none of {', '.join(SYSTEMS)}")
+    target = Target.of(find_system(system)).planner
     layer = parse_layer(row["params"], row.get("sdk") or "2.0.0")
     return layer_cost(layer.params, target, layer.options, layer.passes)
 
