@@ -28,6 +28,8 @@ BELOW_THE_TORCH_LINE = (
     "app.ipu_model.pipeline",
     "app.ipu_model.program",
     "app.ipu_model.folding",
+    "app.ipu_model.machine",
+    "app.ipu_model.timing",
     "app.ipu_model.simulation",
     "app.ipu_model.collectives",
     "app.ipu_model.report",

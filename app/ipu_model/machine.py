@@ -1,0 +1,58 @@
+"""A target with its constants, running programs one way: costs and memory of lowered graphs."""
+
+from dataclasses import dataclass
+from typing import Dict, Mapping, Tuple
+
+from app.ipu_model.calibration import Calibration
+from app.ipu_model.cost.context import CostContext
+from app.ipu_model.cost.convolution.planning import plan_many
+from app.ipu_model.cost.convolution.rule import PLANNED_KINDS, request
+from app.ipu_model.cost.cost import Cost
+from app.ipu_model.cost.rules import op_cost
+from app.ipu_model.graph import Graph
+from app.ipu_model.memory import IpuMemory, measure
+from app.ipu_model.program import Execution
+from app.ipu_model.target import Target
+
+__all__ = ["Machine"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A target with its constants, running one way."""
+
+    target: Target
+    constants: Calibration
+    execution: Execution
+
+    def context(self, ipu: int) -> CostContext:
+        """What cost rules see of one IPU."""
+        execution = self.execution
+        return CostContext(
+            target=self.target.without_io_tiles(execution.io_tiles),
+            calibration=self.constants,
+            half_partials=execution.half_partials,
+            available_memory_proportion=execution.proportion(ipu),
+            sdk=execution.sdk,
+            training=execution.training,
+            stable_norm=execution.stable_norm,
+        )
+
+    def costs(self, lowered: Graph) -> Dict[int, Cost]:
+        """The cost of every operation, by its id."""
+        contexts = {ipu: self.context(ipu) for ipu in {op.ipu for op in lowered.ops}}
+        planned = (op for op in lowered.ops if op.kind in PLANNED_KINDS)
+        plan_many([request(lowered, op, contexts[op.ipu]) for op in planned])
+        scale = self.constants.sdk.scale(self.execution.sdk)
+        return {op.id: op_cost(lowered, op, contexts[op.ipu]).scaled(scale) for op in lowered.ops}
+
+    def memories(self, lowered: Graph, costs: Mapping[int, Cost]) -> Tuple[IpuMemory, ...]:
+        """Bytes on every tile of every IPU of a replica."""
+        return measure(
+            lowered,
+            costs,
+            self.execution,
+            self.target.without_io_tiles(self.execution.io_tiles),
+            self.target.region0_tile_bytes,
+            self.constants,
+        )
