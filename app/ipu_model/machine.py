@@ -1,15 +1,15 @@
 """A target with its constants, running programs one way: costs and memory of lowered graphs."""
 
 from dataclasses import dataclass
-from typing import Dict, Mapping, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 from app.ipu_model.calibration import Calibration
 from app.ipu_model.cost.context import CostContext
 from app.ipu_model.cost.convolution.planning import plan_many
 from app.ipu_model.cost.convolution.rule import PLANNED_KINDS, request
 from app.ipu_model.cost.cost import Cost
-from app.ipu_model.cost.rules import op_cost
-from app.ipu_model.graph import Graph
+from app.ipu_model.cost.rules import op_costs
+from app.ipu_model.graph import Graph, Op
 from app.ipu_model.memory import IpuMemory, measure
 from app.ipu_model.program import Execution
 from app.ipu_model.target import Target
@@ -40,11 +40,19 @@ class Machine:
 
     def costs(self, lowered: Graph) -> Dict[int, Cost]:
         """The cost of every operation, by its id."""
-        contexts = {ipu: self.context(ipu) for ipu in {op.ipu for op in lowered.ops}}
+        by_ipu: Dict[int, List[Op]] = {}
+        for op in lowered.ops:
+            by_ipu.setdefault(op.ipu, []).append(op)
+        contexts = {ipu: self.context(ipu) for ipu in by_ipu}
         planned = (op for op in lowered.ops if op.kind in PLANNED_KINDS)
         plan_many([request(lowered, op, contexts[op.ipu]) for op in planned])
         scale = self.constants.sdk.scale(self.execution.sdk)
-        return {op.id: op_cost(lowered, op, contexts[op.ipu]).scaled(scale) for op in lowered.ops}
+        found: Dict[int, Cost] = {}
+        for ipu, ops in by_ipu.items():
+            found.update(op_costs(lowered, ops, contexts[ipu]))
+        distinct = {id(cost): cost for cost in found.values()}
+        scaled = {key: cost.scaled(scale) for key, cost in distinct.items()}
+        return {op: scaled[id(cost)] for op, cost in found.items()}
 
     def memories(self, lowered: Graph, costs: Mapping[int, Cost]) -> Tuple[IpuMemory, ...]:
         """Bytes on every tile of every IPU of a replica."""

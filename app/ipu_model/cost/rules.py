@@ -4,7 +4,7 @@ Importing this module registers all rules.
 """
 
 from dataclasses import replace
-from typing import Any, Dict, Hashable, Tuple
+from typing import Any, Dict, Hashable, Iterable, Tuple
 
 from app.ipu_model.cost.context import CostContext
 from app.ipu_model.cost.convolution import rule as _convolution_rules  # noqa: F401
@@ -23,7 +23,7 @@ from app.ipu_model.cost.registry import RULES
 from app.ipu_model.graph import Graph, Op, Role
 from app.ipu_model.missing import MissingRule
 
-__all__ = ["op_cost"]
+__all__ = ["op_cost", "op_costs"]
 
 _FOLDER = "app/ipu_model/cost/kinds/"
 
@@ -47,11 +47,20 @@ def op_cost(graph: Graph, op: Op, context: CostContext) -> Cost:
     Raises:
         MissingRule: no rule for its kind or function; names the operation and its module.
     """
-    costs = _costs.setdefault(context, {})
-    signature = _signature(graph, op)
-    if signature not in costs:
-        costs[signature] = _worked_out(graph, op, context, signature)
-    return costs[signature]
+    return op_costs(graph, (op,), context)[op.id]
+
+
+def op_costs(graph: Graph, ops: Iterable[Op], context: CostContext) -> Dict[int, Cost]:
+    """The costs of many operations on one IPU, by their ids; raises as `op_cost`."""
+    known = _costs.setdefault(context, {})  # hashing a context takes longer than the rest
+    found: Dict[int, Cost] = {}
+    for op in ops:
+        signature = _signature(graph, op)
+        cost = known.get(signature)
+        if cost is None:
+            cost = known[signature] = _worked_out(graph, op, context, signature)
+        found[op.id] = cost
+    return found
 
 
 def _worked_out(graph: Graph, op: Op, context: CostContext, signature: _Signature) -> Cost:
