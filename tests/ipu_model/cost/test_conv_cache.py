@@ -232,3 +232,30 @@ def test_entries_are_json(tmp_path: Path) -> None:
         texts = [text for (text,) in connection.execute("SELECT plan FROM plans")]
     assert len(texts) == len(PLANS)
     assert all(json.loads(text)["partition"] for text in texts)
+
+
+@pytest.mark.parametrize("pass_", [Pass.TRAINING_FWD, Pass.TRAINING_BWD, Pass.TRAINING_WU])
+@pytest.mark.parametrize("channels", [8, 32, 96])
+def test_a_plan_under_a_looser_bound_is_the_one_a_search_under_the_tighter_finds(
+    channels: int, pass_: Pass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IPU_MODEL_CACHE_DIR", str(tmp_path))
+    params = canonical(conv_params(4, channels, 64, (28, 28), (3, 3), padding=[(1, 1), (1, 1)]))
+    asked: List[Request] = [
+        (params, MK2, ConvOptions(pass_=pass_, available_memory_proportion=proportion))
+        for proportion in (0.6, 0.3, 0.1, 0.03, 0.01)
+    ]
+    planning.forget_plans()
+    assert [plan_many([each])[0] for each in asked] == [
+        search(params, replace(MK2, clock_hz=1.0), options) for _, _, options in asked
+    ]
+
+
+def test_a_looser_bound_spares_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPU_MODEL_CACHE_DIR", str(tmp_path))
+    planning.forget_plans()
+    params, target, options = request(16)
+    (first,) = plan_many([(params, target, options)])
+    monkeypatch.setattr(planning, "search", lambda *_: pytest.fail("searched"))
+    tighter = replace(options, available_memory_proportion=0.5)
+    assert plan_many([(params, target, tighter)]) == [first]

@@ -23,6 +23,8 @@ __all__ = ["forget_plans", "plan", "plan_many"]
 _WORKER = "app.ipu_model.cost.convolution.worker"
 _WORTH_A_PROCESS = 40  # searches of about 10 ms, against a start of 0.3 s
 _PLANS: Dict[Request, ConvPlan] = {}
+_BY_PROPORTION: Dict[Request, Dict[float, ConvPlan]] = {}
+"""The same plans, by request without its proportion and then by proportion."""
 
 
 def plan(params: ConvParams, target: PlannerTarget, options: ConvOptions) -> ConvPlan:
@@ -46,6 +48,7 @@ def plan_many(requests: Sequence[Request], processes: int = 0) -> List[ConvPlan]
 def forget_plans() -> None:
     """Forget the plans in memory; those on disk stay."""
     _PLANS.clear()
+    _BY_PROPORTION.clear()
 
 
 @lru_cache(maxsize=16384)
@@ -66,11 +69,42 @@ def _recall(requests: Sequence[Request], processes: int) -> None:
     cache = PlanCache(cache_directory())
     keys = {request: plan_key(request) for request in requests}
     known = cache.load(keys.values())
-    _PLANS.update({request: known[key] for request, key in keys.items() if key in known})
+    for request, key in keys.items():
+        if key in known:
+            _remember(request, known[key])
     missing = [request for request in requests if keys[request] not in known]
-    found = dict(zip(missing, _search_all(missing, processes)))
-    _PLANS.update(found)
+    found = {
+        request: plan for request, plan in zip(missing, map(_of_looser_bound, missing)) if plan
+    }
+    unplanned = [request for request in missing if request not in found]
+    found.update(zip(unplanned, _search_all(unplanned, processes)))
+    for request, plan in found.items():
+        _remember(request, plan)
     cache.store({keys[request]: plan for request, plan in found.items()})
+
+
+def _remember(request: Request, plan: ConvPlan) -> None:
+    _PLANS[request] = plan
+    _BY_PROPORTION.setdefault(_unbounded(request), {})[_proportion(request)] = plan
+
+
+def _of_looser_bound(request: Request) -> Optional[ConvPlan]:
+    """The plan of the same request under a looser bound, if it keeps the tighter one as well: what
+    is cheapest of all that the looser bound admits is cheapest of the fewer that are left."""
+    proportion = _proportion(request)
+    bound_bytes = int(request[1].tile_memory_bytes * proportion)
+    for looser, plan in _BY_PROPORTION.get(_unbounded(request), {}).items():
+        if looser > proportion > 0 and plan.fits_bound and plan.temporary_bytes <= bound_bytes:
+            return plan
+    return None
+
+
+def _proportion(request: Request) -> float:
+    return request[2].available_memory_proportion
+
+
+def _unbounded(request: Request) -> Request:
+    return request[0], request[1], replace(request[2], available_memory_proportion=0.0)
 
 
 def _search_all(requests: Sequence[Request], processes: int) -> List[ConvPlan]:
