@@ -96,16 +96,16 @@ CONV_CALIBRATIONS: Dict[str, ConvCalibration] = {
         conv_pass_overhead=Calibrated(1928, 300, 3000, _MK1_ROWS, 0.035),
         **_SHARED,
         **_UNSCALED,
-        vertex_state_scale=Calibrated(3.404, 1, 6, _MK1_ROWS, 0.046),
-        conv_code_bytes=Calibrated(332, 100, 1500, _MK1_ROWS, 0.046),
+        vertex_state_scale=Calibrated(3.401, 1, 6, _MK1_ROWS, 0.046),
+        conv_code_bytes=Calibrated(327.6, 100, 1500, _MK1_ROWS, 0.046),
     ),
     "mk2": ConvCalibration(
         conv_scale=Calibrated(1.017, 0.9, 1.4, _MK2_ROWS, 0.035),
         conv_pass_overhead=Calibrated(2053, 300, 3000, _MK2_ROWS, 0.035),
         **_SHARED,
         **_UNSCALED,
-        vertex_state_scale=Calibrated(2.77, 1, 6, _MK2_ROWS, 0.035),
-        conv_code_bytes=Calibrated(336, 100, 1500, _MK2_ROWS, 0.035),
+        vertex_state_scale=Calibrated(2.59, 1, 6, _MK2_ROWS, 0.036),
+        conv_code_bytes=Calibrated(322.5, 100, 1500, _MK2_ROWS, 0.036),
     ),
 }
 
@@ -181,7 +181,7 @@ class MemoryCalibration:
 
 MEMORY_CALIBRATION = MemoryCalibration(
     tensor_scale=Calibrated(1.02, 1.0, 1.3, _FITTING_ROWS),
-    gap_fraction=Calibrated(0.01, 0.0, 0.1, _FITTING_ROWS),
+    gap_fraction=Calibrated(0.04, 0.0, 0.1, _FITTING_ROWS),
     control_code_bytes=Calibrated(6000, 1000, 20000, _FITTING_ROWS),
     unshared_code_share=Calibrated(0.45, 0.2, 1.0, _FITTING_ROWS),
     executable_share=Calibrated(0.6, 0.4, 1.0, _FITTING_ROWS),

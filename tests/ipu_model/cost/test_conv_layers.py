@@ -14,6 +14,8 @@ from app.ipu_model.calibration import CONV_CALIBRATIONS, Calibrated, conv_calibr
 from app.ipu_model.cost.convolution import ConvOptions, DataType, Pass, conv_params
 from app.ipu_model.cost.convolution.held import held_bytes, rearranged_bytes
 from app.ipu_model.cost.convolution.layer import layer_cost
+from app.ipu_model.cost.convolution.methods import Method
+from app.ipu_model.cost.convolution.pass_cost import vertex_state_bytes
 from benchmarks import conv_layers
 from tests.ipu_model.cost.presets import MK2
 
@@ -69,6 +71,19 @@ def test_every_pass_brings_its_steps() -> None:
     assert layer.steps == sum(part.steps for part in parts) >= 2 * 3 * MK2.tiles
     assert layer.state_bytes == sum(part.state_bytes for part in parts)
     assert layer.temporary_bytes == max(part.temporary_bytes for part in parts)
+
+
+@pytest.mark.parametrize("kernel, windows", [(3, 3 * 1), (5, 5 * 2), (9, 9 * 3)])
+def test_a_slic_vertex_has_worklists_for_every_window(kernel: int, windows: int) -> None:
+    pads = [(kernel // 2, kernel // 2)] * 2
+    params = conv_params(8, 1, 1, (28, 28), (kernel, kernel), groups=256, padding=pads)
+    options = ConvOptions(partials_type=DataType.HALF)
+    (cost,) = layer_cost(params, MK2, options, (Pass.TRAINING_FWD,)).passes
+    parts, candidate = cost.plan.partition, cost.plan.candidate
+    assert candidate.method is Method.SLIC
+    groups = -(-(256 // candidate.group_grain) // parts.groups)
+    rows = -(-8 // parts.batch) * -(-28 // parts.field[0])
+    assert vertex_state_bytes(cost.plan) == 30 + 12 * groups + 6 * windows * (rows + 5)
 
 
 def _vertex_and_held_bytes(padding: int, rows: int) -> "tuple[int, int]":

@@ -11,7 +11,7 @@ from typing import Tuple
 
 from app.ipu_model.calibration import Calibrated, ConvCalibration
 from app.ipu_model.cost.convolution.held import private_tile_bytes, share, steps
-from app.ipu_model.cost.convolution.methods import Method
+from app.ipu_model.cost.convolution.methods import SLIC_WINDOW, Method
 from app.ipu_model.cost.convolution.options import DataType, Pass
 from app.ipu_model.cost.convolution.params import ConvParams
 from app.ipu_model.cost.convolution.plan import ConvPlan
@@ -134,10 +134,11 @@ class PassCost:
 def vertex_state_bytes(chosen: ConvPlan) -> int:
     """State, operand pointers and worklists of one tile's vertex.
 
-    Source: PopLibs ConvPartial1x1Out.cpp, ConvVertices.cpp.
+    Source: PopLibs ConvPartial1x1Out.cpp, ConvPartial1xNSLIC.cpp, ConvVertices.cpp.
 
     Worklists hold the row pieces of every worker: an AMP vertex has them for every kernel position,
-    a SLIC vertex once, and those that work kernel row by kernel row for each of them.
+    a SLIC vertex for every window of a kernel row, and those that work kernel row by kernel row for
+    each of them.
     """
     params, parts, candidate = chosen.params, chosen.partition, chosen.candidate
     method = candidate.method
@@ -155,7 +156,8 @@ def vertex_state_bytes(chosen: ConvPlan) -> int:
         pointers = 4 * groups * (ins + outs + ins * outs)
     # Cutting R rows into six contiguous shares makes at most R + 5 pieces.
     if method is Method.SLIC:
-        work = 6 * (rows + 5)
+        *outer, inner = map(share, params.kernel, parts.kernel)
+        work = 6 * prod(outer) * share(inner, SLIC_WINDOW) * (rows + 5)
     elif method is Method.VMAC:
         outputs = rows * share(params.output[-1], parts.field[-1])
         work = 8 * (outputs * kernel_rows + 5)
