@@ -47,7 +47,7 @@ from app.ipu_model.autodiff import (  # noqa: F401  (importing them registers th
     pooling,
     reductions,
 )
-from app.ipu_model.autodiff.backward import grow_backward
+from app.ipu_model.autodiff.backward import grow_backward, wanted_tensors
 from app.ipu_model.autodiff.update import grow_update
 
-__all__ = ["grow_backward", "grow_update"]
+__all__ = ["grow_backward", "grow_update", "wanted_tensors"]

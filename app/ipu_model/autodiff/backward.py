@@ -8,7 +8,7 @@ from app.ipu_model.autodiff.registry import GRADIENTS
 from app.ipu_model.graph import Graph, GraphError, Op
 from app.ipu_model.missing import MissingRule
 
-__all__ = ["grow_backward"]
+__all__ = ["grow_backward", "wanted_tensors"]
 
 CONSTANT_KINDS = ("random", "fill", "host_load", "host_store")
 CONSTANT_FUNCTIONS = ("detach", "floor", "ceil", "round", "trunc", "sign", "floor_divide")
@@ -30,7 +30,7 @@ def grow_backward(graph: Graph, loss: Optional[int] = None) -> Graph:
     """
     grown = graph.copy()
     loss = _default_loss(graph) if loss is None else loss
-    wanted = _wanted(graph)
+    wanted = wanted_tensors(graph)
     if loss not in wanted:
         raise GraphError(f"tensor {loss}: depends on no trainable parameter; give another loss")
     growth = Growth(grown, wanted, _producer(graph, loss))
@@ -58,7 +58,7 @@ def _default_loss(graph: Graph) -> int:
     return (marked or floating)[-1]
 
 
-def _wanted(graph: Graph) -> Set[int]:
+def wanted_tensors(graph: Graph) -> Set[int]:
     """Tensors whose gradient a trainable parameter needs: those that change with one."""
     floating = {id for id, tensor in graph.tensors.items() if tensor.element.floating}
     wanted = {tensor.id for tensor in graph.parameters if tensor.trainable} & floating

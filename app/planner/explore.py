@@ -1,0 +1,251 @@
+"""The search over batchings.
+
+Costs are tabulated once for each micro-batch, which is what takes time: its convolutions have to be
+planned. So every batching is forecast from the tables of the nearest micro-batch, the one that
+promises most is tabulated itself, and so on until the most promising one is; then the few that
+promise about as much are cut exactly.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from app.ipu_model.machine import Machine
+from app.ipu_model.program import Execution
+from app.ipu_model.timing import StageDemand, StepTimes, step_times
+from app.planner.batching import Batching, batchings
+from app.planner.cutting import Cut, Cutter, Stage
+from app.planner.forecast import forecast, least_tile_bytes
+from app.planner.network import Network
+from app.planner.request import PlanError, Request
+from app.planner.tables import Tables
+
+__all__ = ["Candidate", "Explorer"]
+
+_PROPORTIONS = (0.6, 0.3, 0.1)
+"""Available memory proportions that a stage can choose from: Poplar's own and smaller ones."""
+
+_LARGEST_TENSOR = 1 / 16
+"""Of tile memory: the largest activation at the micro-batch where the search begins."""
+
+_TABLES = 4
+"""Micro-batches that are tabulated at most."""
+
+_ABOUT_AS_MUCH = 0.95
+"""Of the most promising forecast: others that are cut exactly too."""
+
+_CUT = 3
+"""Batchings that are cut exactly, beside those that turn out not to fit."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A batching, the best cut that was found for it, and the time that it takes."""
+
+    batching: Batching
+    cut: Cut
+    times: StepTimes
+    cutter: Cutter
+
+    @property
+    def throughput_samples_per_s(self) -> float:
+        """Samples per second of the whole system."""
+        return self.times.throughput_samples_per_s
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """What a batching promises, larger is better, and how it would use memory."""
+
+    rank: float
+    batching: Batching
+    everything: bool
+    off_chip: bool
+
+
+class Explorer:
+    """Looks for the best candidate of a request.
+
+    `candidates` are all that were cut and fit, best first.
+    """
+
+    def __init__(self, network: Network, request: Request, machine: Machine) -> None:
+        self.network, self.request, self.machine = network, request, machine
+        self.batchings = batchings(request)
+        self.candidates: List[Candidate] = []
+        self._tables: Dict[int, Tables] = {}
+
+    @property
+    def best(self) -> Optional[Candidate]:
+        """The best candidate so far."""
+        return self.candidates[0] if self.candidates else None
+
+    @property
+    def tabulated(self) -> Tuple[int, ...]:
+        """Micro-batches that were looked at."""
+        return tuple(sorted(self._tables))
+
+    def explore(self) -> None:
+        """Fill `candidates`."""
+        self._table(self._first())
+        forecasts = self._forecasts()
+        while forecasts and len(self._tables) < _TABLES:
+            promising = forecasts[0].batching.micro_batch
+            if promising in self._tables:
+                break
+            self._table(promising)
+            forecasts = self._forecasts()
+        for each in forecasts:
+            enough = len(self.candidates) >= _CUT
+            if self.candidates and (enough or not _is_near(each.rank, forecasts[0].rank)):
+                break
+            self._cut(each)
+
+    def most_frugal(self) -> Stage:
+        """The fullest stage of the cut that needs least memory, by the estimates."""
+        found: List[Tuple[float, Batching]] = []
+        for batching in self.batchings:
+            if batching.micro_batch in self._tables:
+                tables = self._tables[batching.micro_batch]
+                execution = self._execution(batching, self._off_chip()[-1])
+                least = least_tile_bytes(tables, execution, batching.stages)
+                found.append((least, batching))
+        _, batching = min(found, key=lambda each: each[0])
+        tables = self._tables[batching.micro_batch]
+        execution = self._execution(batching, self._off_chip()[-1])
+        everything = self._storing()[0]
+        fixed = self._splits(tables)
+        cutter = Cutter(tables, execution, batching.stages, everything, fixed)
+        return cutter.most_frugal()
+
+    def candidate(self, batching: Batching, cut: Cut, cutter: Cutter) -> Candidate:
+        """A cut with the time that it takes."""
+        times = self._times([stage.result.demand for stage in cut.stages], cut.execution)
+        return Candidate(batching, cut, times, cutter)
+
+    def _forecasts(self) -> List[_Forecast]:
+        """Of all batchings that may fit, the most promising first."""
+        found = []
+        for batching in self.batchings:
+            made = [self._forecast(batching, everything) for everything in self._storing()]
+            promising = [each for each in made if each is not None]
+            if promising:
+                found.append(max(promising, key=lambda each: each.rank))
+        return sorted(found, key=lambda each: each.rank, reverse=True)
+
+    def _forecast(self, batching: Batching, everything: bool) -> Optional[_Forecast]:
+        """Optimiser state goes off chip where nothing fits with it."""
+        near = min(self._tables, key=lambda size: abs(size / batching.micro_batch - 1))
+        tables, limit = self._tables[near], self.request.limit_bytes
+        for off_chip in self._off_chip():
+            execution = self._execution(batching, off_chip)
+            stages = forecast(tables, execution, batching.stages, limit, everything)
+            if stages is not None:
+                rank = self._rank(batching, self._times(stages, execution))
+                return _Forecast(rank, batching, everything, off_chip)
+        return None
+
+    def _rank(self, batching: Batching, times: StepTimes) -> float:
+        objective = self.request.objective
+        if objective == "latency":
+            return -times.latency_s
+        if objective == "micro_batch":
+            return batching.micro_batch + 1 - 1 / (1 + times.throughput_samples_per_s)
+        return times.throughput_samples_per_s
+
+    def _times(self, stages: Sequence[StageDemand], execution: Execution) -> StepTimes:
+        return step_times(stages, execution, self.machine.target, self.machine.constants.system)
+
+    def _first(self) -> int:
+        """Where to begin: the largest activation takes its usual share of a tile."""
+        sizes = sorted({each.micro_batch for each in self.batchings})
+        wanted = _LARGEST_TENSOR * self.machine.target.tile_memory_bytes
+        small = min(sizes, key=lambda size: abs(size - 4))
+        per_sample = self._largest_tile_bytes(small) / small
+        return min(sizes, key=lambda size: abs(size * per_sample - wanted))
+
+    def _largest_tile_bytes(self, micro_batch: int) -> float:
+        graph = self.network.at(micro_batch).graph
+        made = (graph.tensors[id].bytes for op in graph.ops for id in op.outputs)
+        return max(made, default=1) / self.machine.target.planner.tiles
+
+    def _table(self, micro_batch: int) -> Tables:
+        if micro_batch not in self._tables:
+            one = self._execution(Batching(1, 1, micro_batch, 1), off_chip=False)
+            machine = replace(self.machine, execution=one)
+            traced = self.network.at(micro_batch)
+            self._tables[micro_batch] = Tables(traced, machine, self._proportions()[:1])
+        return self._tables[micro_batch]
+
+    def _proportions(self) -> Tuple[float, ...]:
+        return tuple(sorted(set(self.request.fixed.proportions or _PROPORTIONS), reverse=True))
+
+    def _cut(self, promise: _Forecast) -> None:
+        """Cut a batching exactly; it may turn out not to fit."""
+        batching = promise.batching
+        tables = self._table(batching.micro_batch)
+        tables.add(self._proportions())
+        execution = self._execution(batching, promise.off_chip)
+        fixed = self._splits(tables)
+        cutter = Cutter(tables, execution, batching.stages, promise.everything, fixed)
+        cut = cutter.best(self.request.limit_bytes)
+        if cut is not None:
+            self.candidates.append(self.candidate(batching, cut, cutter))
+            self.candidates.sort(
+                key=lambda each: self._rank(each.batching, each.times), reverse=True
+            )
+
+    def _storing(self) -> Tuple[bool, ...]:
+        """Without recomputation, or with it as far as it helps."""
+        fixed = self.request.fixed.recomputation
+        if not self.request.execution.training:
+            return (True,)
+        if fixed is not None:
+            return (fixed == "none",)
+        return (False, True)
+
+    def _off_chip(self) -> Tuple[bool, ...]:
+        fixed = self.request.fixed.state_off_chip
+        if fixed is not None:
+            return (fixed,)
+        stateful = self.request.execution.optimizer.states > 0
+        return (False, True) if self.request.execution.training and stateful else (False,)
+
+    def _execution(self, batching: Batching, off_chip: bool) -> Execution:
+        fixed, given = self.request.fixed, self.request.execution
+        stateful = given.training and given.optimizer.states > 0
+        sharded = fixed.replicated_tensor_sharding
+        if sharded is None:
+            sharded = stateful and batching.replicas > 1
+        return replace(
+            given,
+            micro_batch=batching.micro_batch,
+            gradient_accumulation=batching.accumulation,
+            replicas=batching.replicas,
+            device_iterations=max(
+                given.device_iterations, 1 if given.training else batching.stages
+            ),
+            state_off_chip=off_chip,
+            replicated_tensor_sharding=sharded,
+            io_tiles=given.io_tiles if fixed.io_tiles is None else fixed.io_tiles,
+        )
+
+    def _splits(self, tables: Tables) -> Optional[Tuple[int, ...]]:
+        """The cut points that must be kept, as bounds."""
+        names = self.request.fixed.splits
+        if names is None:
+            return None
+        starts = tables.traced.starts
+        found = []
+        for name in names:
+            position = starts.get(name)
+            if position is None or position not in tables.bounds:
+                raise PlanError(
+                    f"splits: no stage can begin at {name!r}; keep another one, or none"
+                )
+            found.append(tables.bounds.index(position))
+        return tuple(found)
+
+
+def _is_near(rank: float, best: float) -> bool:
+    """Whether a forecast promises about as much as the best; ranks may be negative."""
+    return rank >= best - (1 - _ABOUT_AS_MUCH) * abs(best)

@@ -1,0 +1,80 @@
+"""What is asked of the planner."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional, Tuple
+
+from app.ipu_model.program import Execution
+from app.ipu_model.target import Target
+
+__all__ = ["Fixed", "Objective", "PlanError", "Request"]
+
+Objective = Literal["throughput", "latency", "ipus", "micro_batch"]
+
+
+class PlanError(ValueError):
+    """A request that contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What the plan must keep; None leaves a choice to the planner.
+
+    splits: modules that begin stages 1, 2, ... . checkpoints: modules whose results are stored, and
+    with them the rule that `recomputation` names ("none", "all" or "pipeline").
+    """
+
+    stages: Optional[int] = None
+    replicas: Optional[int] = None
+    micro_batch: Optional[int] = None
+    splits: Optional[Tuple[str, ...]] = None
+    recomputation: Optional[str] = None
+    checkpoints: Optional[Tuple[str, ...]] = None
+    proportions: Optional[Tuple[float, ...]] = None
+    state_off_chip: Optional[bool] = None
+    replicated_tensor_sharding: Optional[bool] = None
+    io_tiles: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A program, a system and what to make of them.
+
+    execution: mode, precision, optimiser and SDK; its batching and its use of memory are the plan's
+    to choose. global_batch: samples per weight update, or per run of all replicas in inference.
+    objective: most throughput; least latency of a micro-batch; fewest IPUs that reach
+    `throughput_samples_per_s`; or the largest micro-batch. margin: share of tile memory to leave
+    free on every tile. ipus: how many of the target's to use at most; 0 for all.
+    """
+
+    target: Target
+    execution: Execution
+    global_batch: int
+    objective: Objective = "throughput"
+    throughput_samples_per_s: float = 0.0
+    margin: float = 0.05
+    ipus: int = 0
+    fixed: Fixed = field(default_factory=Fixed)
+
+    def __post_init__(self) -> None:
+        if self.global_batch < 1:
+            raise PlanError(f"global_batch: must be at least 1, got {self.global_batch}")
+        if not 0 <= self.margin < 1:
+            raise PlanError(f"margin: must lie in [0, 1), got {self.margin}")
+        if self.objective == "ipus" and self.throughput_samples_per_s <= 0:
+            raise PlanError(
+                "throughput: the objective 'ipus' needs the samples per second to reach; give them"
+            )
+        if not 0 <= self.ipus <= self.target.ipus:
+            raise PlanError(
+                f"ipus: {self.target.name} has {self.target.ipus}, got {self.ipus}; ask for fewer"
+            )
+
+    @property
+    def most_ipus(self) -> int:
+        """IPUs that the plan may use."""
+        return self.ipus or self.target.ipus
+
+    @property
+    def limit_bytes(self) -> int:
+        """Bytes that the fullest tile may hold."""
+        return int(self.target.tile_memory_bytes * (1 - self.margin))

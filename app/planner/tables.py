@@ -1,0 +1,159 @@
+"""Every stretch of a network under every choice of memory use, for one micro-batch."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from app.ipu_model.machine import Machine
+from app.ipu_model.program import Execution
+from app.planner.estimate import EVERYTHING, Costing, Level, Uncut, levels
+from app.planner.network import Traced
+from app.planner.partition import Array
+
+__all__ = ["Choice", "Tables"]
+
+
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a stage uses its memory: available memory proportion, and what it stores."""
+
+    proportion: float
+    level: Level
+
+
+class _Stretches(NamedTuple):
+    """[a, b] of all stretches from bound a to bound b, under one choice.
+
+    All but `cycles` are tile bytes: what a micro-batch stores, code, and the peaks of both passes
+    beside it.
+    """
+
+    cycles: Array
+    stored: Array
+    code: Array
+    backward: Array
+    forward: Array
+
+
+class Tables:
+    """Costs and bytes of all stretches between two bounds: the cut points, and the end.
+
+    `legal` [a, b] says which stretches may be a stage: those that hold a layer. `control_share` is
+    the part of all cycles that a micro-batch of any size takes. `coarse` are the bounds between
+    blocks, where one tensor crosses, and both ends; all bounds where there are few such.
+    """
+
+    def __init__(self, traced: Traced, machine: Machine, proportions: Sequence[float]) -> None:
+        self.traced, self.machine = traced, machine
+        self.uncut = Uncut(traced, machine)
+        self.costings: Dict[float, Costing] = {}
+        self.add(proportions)
+        self.levels = levels(self.costings[proportions[0]]) if machine.execution.training else ()
+        self.bounds: List[int] = [int(bound) for bound in self.uncut.bounds]
+        layers = np.array(traced.layers)[self.uncut.bounds]
+        self.legal = layers[None, :] > layers[:, None]
+        tensors = traced.graph.tensors
+        self.hop_bytes = [
+            sum(tensors[id].bytes for id in traced.carried(bound)) for bound in self.bounds
+        ]
+        self._stretches: Dict[Choice, _Stretches] = {}
+        self._coarse: Dict[Choice, _Stretches] = {}
+        single = [
+            bound for bound in range(1, self.parts) if len(traced.carried(self.bounds[bound])) == 1
+        ]
+        inner = single if len(single) >= _FEW else list(range(1, self.parts))
+        self.coarse = [0, *inner, self.parts]
+        costs = self.costings[proportions[0]].costs.values()
+        sync_cycles = sum(cost.sync_cycles for cost in costs)
+        self.control_share = sync_cycles / sum(cost.cycles for cost in costs)
+
+    @property
+    def parts(self) -> int:
+        """Parts that the network can be cut into."""
+        return len(self.bounds) - 1
+
+    def add(self, proportions: Sequence[float]) -> None:
+        """Let stages choose from these available memory proportions too."""
+        for proportion in proportions:
+            if proportion not in self.costings:
+                self.costings[proportion] = Costing(self.uncut, proportion)
+
+    def choices(self, everything: bool) -> List[Choice]:
+        """What a stage can choose from; `everything`: it must store all that is read later."""
+        chosen = [EVERYTHING] if everything else self.levels
+        return [Choice(proportion, level) for proportion in self.costings for level in chosen]
+
+    def estimate(self, choice: Choice, slots: int, execution: Execution) -> Tuple[Array, Array]:
+        """Cycles, and bytes of the fullest tile, [a, b] of a stage.
+
+        slots: micro-batches for which it stashes; 0 where its backward pass follows its forward
+        pass at once.
+        """
+        lasting = _differences(self.uncut.lasting_bytes(execution))
+        return _estimated(self._of(choice), lasting, self.uncut.carried_bytes, slots)
+
+    def scaled(self, choice: Choice, slots: int, execution: Execution) -> Tuple[Array, Array]:
+        """The same for the bounds in `coarse`, at the execution's micro-batch, roughly: tensors and
+        temporaries grow with it, and so do cycles but for those of control."""
+        if choice not in self._coarse:
+            here = np.ix_(self.coarse, self.coarse)
+            self._coarse[choice] = _Stretches(*(array[here] for array in self._of(choice)))
+        table = self._coarse[choice]
+        scale = execution.micro_batch / self.machine.execution.micro_batch
+        grown = _Stretches(
+            table.cycles * (scale + (1 - scale) * self.control_share),
+            table.stored * scale,
+            table.code,
+            table.backward * scale,
+            table.forward * scale,
+        )
+        lasting = _differences(self.uncut.lasting_bytes(execution)[self.coarse])
+        return _estimated(grown, lasting, self.uncut.carried_bytes[self.coarse] * scale, slots)
+
+    def _of(self, choice: Choice) -> _Stretches:
+        if choice not in self._stretches:
+            self._stretches[choice] = self._work_out(choice)
+        return self._stretches[choice]
+
+    def _work_out(self, choice: Choice) -> _Stretches:
+        costing, level, uncut = self.costings[choice.proportion], choice.level, self.uncut
+        stored = uncut.stored_bytes(level)
+        # The backward pass of a part runs while what earlier parts of the stage store is there.
+        peaks = costing.backward_peaks(level) + stored[1:]
+        return _Stretches(
+            cycles=_differences(costing.cycles(level)),
+            stored=_differences(stored),
+            code=costing.code_bytes(level),
+            backward=_largest(peaks) - stored[:, None],
+            forward=_largest(costing.forward_peaks),
+        )
+
+
+def _estimated(
+    table: _Stretches, lasting: Array, carried: Array, slots: int
+) -> Tuple[Array, Array]:
+    arriving, leaving = carried[:, None], carried[None, :]
+    forward = table.forward if slots else table.forward + table.stored
+    live = np.maximum(table.backward, forward) + arriving + leaving
+    stash = slots * (table.stored + arriving)
+    return table.cycles, lasting + table.code + stash + live
+
+
+def _differences(running: Array) -> Array:
+    """[a, b]: the sum of parts a to b (excluded), of a running sum."""
+    differences: Array = running[None, :] - running[:, None]
+    return differences
+
+
+def _largest(parts: Array) -> Array:
+    """[a, b]: the largest value of parts a to b (excluded)."""
+    count = len(parts)
+    table = np.full((count + 1, count + 1), -inf)
+    table[:-1, 1:] = np.where(np.triu(np.ones((count, count), dtype=bool)), parts, -inf)
+    largest: Array = np.maximum.accumulate(table, axis=1)
+    return largest
