@@ -1,6 +1,5 @@
 """The backward pass."""
 
-from dataclasses import replace
 from typing import Dict, List, Optional, Set
 
 from app.ipu_model.autodiff.growth import Growth
@@ -116,4 +115,5 @@ def _settled(total: Op, free: List[int]) -> Op:
     """The sum with an operand in front that it may overwrite, or else out of place."""
     a, b = total.inputs
     operands = (b, a) if free == [b] else (a, b)
-    return replace(total, inputs=operands, attributes={"function": "add", "in_place": bool(free)})
+    attributes = {"function": "add", "in_place": bool(free)}
+    return total.changed(inputs=operands, attributes=attributes)

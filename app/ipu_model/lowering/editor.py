@@ -1,6 +1,5 @@
 """Writing a graph's operations anew."""
 
-from dataclasses import replace
 from typing import Any, Iterable, Mapping, Optional
 
 from app.ipu_model.graph import Graph, Op
@@ -11,7 +10,7 @@ __all__ = ["Editor", "numbered"]
 def numbered(graph: Graph) -> Graph:
     """The forward graph with ids in sequence, as `Graph.add` expects them to be."""
     made = graph.copy()
-    made.ops = [replace(op, id=index) for index, op in enumerate(graph.ops)]
+    made.ops = [op.changed(id=index) for index, op in enumerate(graph.ops)]
     return made
 
 
@@ -30,7 +29,7 @@ class Editor:
         """Append an operation of the original, with other inputs or at another place."""
         operands = op.inputs if inputs is None else tuple(inputs)
         if place or operands != op.inputs:
-            op = replace(op, inputs=operands, **place)
+            op = op.changed(inputs=operands, **place)
         self.graph.ops.append(op)
         return op
 
@@ -51,7 +50,7 @@ class Editor:
     def repeat(self, op: Op, inputs: Iterable[int], **place: Any) -> Op:
         """Append a copy of an operation that makes tensors of its own."""
         outputs = tuple(self.graph.like(id).id for id in op.outputs)
-        made = replace(op, id=self._next_id, inputs=tuple(inputs), outputs=outputs, **place)
+        made = op.changed(id=self._next_id, inputs=tuple(inputs), outputs=outputs, **place)
         self._next_id += 1
         self.graph.ops.append(made)
         return made

@@ -4,7 +4,6 @@ popart does so wherever it may (willow/src/patterns/inplace.cpp): it saves a ten
 that some vertices need out of place.
 """
 
-from dataclasses import replace
 from typing import Dict, Optional
 
 from app.ipu_model.graph import Graph, Op, Role
@@ -54,7 +53,7 @@ class _Storage:
         self._root[result] = root
         self._last_read[root] = self._last_read.get(result, position)
         attributes = {**op.attributes, "in_place": True}
-        return replace(op, inputs=(overwritten, *others), attributes=attributes)
+        return op.changed(inputs=(overwritten, *others), attributes=attributes)
 
     def _overwritable(self, op: Op, position: int) -> Optional[int]:
         swappable = op.kind == "binary" and op.function in _COMMUTATIVE
