@@ -188,6 +188,16 @@ class Cutter:
             cycles += self._host_cycles(result)
         return Stage(first, end, choice, kept, cycles, result)
 
+    def moved(self, number: int, stage: Stage, bounds: Tuple[int, int]) -> Tuple[float, float]:
+        """Cycles and tile bytes of a stage under the same choice between bounds near its own: what
+        was worked out, changed as the estimates change."""
+        options = self._options[number]
+        at = options.choices.index(stage.choice)
+        own, other = (at, stage.first, stage.end), (at, *bounds)
+        cycles = stage.cycles + options.cycles[other] - options.cycles[own]
+        tile_bytes = options.tile_bytes[other] - options.tile_bytes[own]
+        return float(cycles), float(stage.peak_tile_bytes + tile_bytes)
+
     def most_frugal(self) -> Stage:
         """The fullest stage of the cut that needs least memory, by the estimates."""
         least = [

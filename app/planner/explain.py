@@ -11,7 +11,7 @@ from app.planner.plan import Alternative, CutMove, Plan, PlannedStage
 
 __all__ = ["explained"]
 
-_MARGINS = (0.0, 0.1, 0.2)
+_MARGINS = (0.0, 0.15)
 """Margins that the plan's batching is also cut for."""
 
 _RUNNERS_UP = 5
@@ -128,18 +128,18 @@ def _moves(best: Candidate, limit_bytes: int) -> Iterator[CutMove]:
     for number, (before, after) in enumerate(zip(stages, stages[1:])):
         for bound in _neighbours(cutter, before, after):
             moved = [
-                cutter.work_out(number, before.first, bound, before.choice, before.kept),
-                cutter.work_out(number + 1, bound, after.end, after.choice, after.kept),
+                cutter.moved(number, before, (before.first, bound)),
+                cutter.moved(number + 1, after, (bound, after.end)),
             ]
             cuts = cutter.tables.traced.cuts
             yield CutMove(
                 cut=cuts[after.first].module,
                 moved_to=cuts[bound].module,
                 cycles=(before.cycles, after.cycles),
-                moved_cycles=(moved[0].cycles, moved[1].cycles),
+                moved_cycles=(moved[0][0], moved[1][0]),
                 tile_bytes=(before.peak_tile_bytes, after.peak_tile_bytes),
-                moved_tile_bytes=(moved[0].peak_tile_bytes, moved[1].peak_tile_bytes),
-                fits=max(each.peak_tile_bytes for each in moved) <= limit_bytes,
+                moved_tile_bytes=(round(moved[0][1]), round(moved[1][1])),
+                fits=max(tile_bytes for _, tile_bytes in moved) <= limit_bytes,
             )
 
 

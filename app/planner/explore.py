@@ -21,7 +21,7 @@ from app.planner.tables import Tables
 
 __all__ = ["Candidate", "Explorer"]
 
-_PROPORTIONS = (0.6, 0.3, 0.1)
+_PROPORTIONS = (0.6, 0.25)
 """Available memory proportions that a stage can choose from: Poplar's own and smaller ones."""
 
 _LARGEST_TENSOR = 1 / 16

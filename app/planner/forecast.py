@@ -10,7 +10,7 @@ import numpy as np
 
 from app.ipu_model.collectives import host_sharing, host_transfer_s, inter_ipu_copy_cycles
 from app.ipu_model.program import Execution
-from app.ipu_model.timing import StageDemand, demands
+from app.ipu_model.timing import StageDemand
 from app.planner.partition import Array, best_partition
 from app.planner.tables import Choice, Tables
 
@@ -46,7 +46,7 @@ def forecast(
     found = best_partition(costs, scale * hop_cycles(tables, stages)[coarse])
     if found is None:
         return None
-    whole = demands(tables.uncut.lowered, tables.costings[max(tables.costings)].costs, execution)[0]
+    whole = tables.whole(execution)
     share = _HEAVIEST / stages if stages > 1 else 1.0
     return tuple(
         StageDemand(

@@ -65,7 +65,7 @@ def staged(traced: Traced, cut: Cut) -> Graph:
     stage = 0
     for position, op in enumerate(traced.graph.ops):
         stage += stage < len(starts) and position == starts[stage]
-        graph.ops.append(replace(op, stage=stage, ipu=stage))
+        graph.ops.append(op.changed(stage=stage, ipu=stage))
     return graph
 
 

@@ -100,7 +100,7 @@ class _Builder:
             for id in traced.carried(place.start):
                 self._send(id)
             self._outputs = [self._thread] if self._thread is not None else []
-        self._graph.ops += [replace(op, stage=place.number, ipu=place.number) for op in inside]
+        self._graph.ops += [op.changed(stage=place.number, ipu=place.number) for op in inside]
         if place.last:
             return self._finished(traced.graph.outputs)
         self._stage, self._thread = place.number + 1, None
@@ -113,7 +113,7 @@ class _Builder:
     def _finished(self, outputs: List[int]) -> Graph:
         kept = self._graph.tensors
         self._graph.outputs = [*self._outputs, *(id for id in outputs if id in kept)]
-        self._graph.ops = [replace(op, id=index) for index, op in enumerate(self._graph.ops)]
+        self._graph.ops = [op.changed(id=index) for index, op in enumerate(self._graph.ops)]
         self._drop_untouched()
         return self._graph
 

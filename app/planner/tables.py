@@ -8,6 +8,7 @@ import numpy as np
 
 from app.ipu_model.machine import Machine
 from app.ipu_model.program import Execution
+from app.ipu_model.timing import StageDemand, demands
 from app.planner.estimate import EVERYTHING, Costing, Level, Uncut, levels
 from app.planner.network import Traced
 from app.planner.partition import Array
@@ -62,6 +63,7 @@ class Tables:
             sum(tensors[id].bytes for id in traced.carried(bound)) for bound in self.bounds
         ]
         self._stretches: Dict[Choice, _Stretches] = {}
+        self._whole: Dict[Tuple[int, bool, bool], StageDemand] = {}
         self._coarse: Dict[Choice, _Stretches] = {}
         single = [
             bound for bound in range(1, self.parts) if len(traced.carried(self.bounds[bound])) == 1
@@ -82,6 +84,14 @@ class Tables:
         for proportion in proportions:
             if proportion not in self.costings:
                 self.costings[proportion] = Costing(self.uncut, proportion)
+
+    def whole(self, execution: Execution) -> StageDemand:
+        """What the uncut program asks for, under the tables' first proportion."""
+        key = (execution.replicas, execution.state_off_chip, execution.weights_off_chip)
+        if key not in self._whole:
+            costs = self.costings[max(self.costings)].costs
+            self._whole[key] = demands(self.uncut.lowered, costs, execution)[0]
+        return self._whole[key]
 
     def choices(self, everything: bool) -> List[Choice]:
         """What a stage can choose from; `everything`: it must store all that is read later."""
