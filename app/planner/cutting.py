@@ -8,7 +8,7 @@ partition is optimal, and costs are exact where it matters: at the stages of the
 
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -24,6 +24,7 @@ __all__ = ["Cut", "Cutter", "Stage"]
 
 _ROUNDS = 12
 _TRIES = 8
+_ALL = slice(None)
 _PROMISE = 0.997
 """Of the best cost: what another partition must promise to be worth working out."""
 
@@ -65,11 +66,42 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Options:
-    """What a stage of one number can choose, with estimates [a, b] of cycles and bytes."""
+    """What stages can choose from, with estimates [choice, a, b].
+
+    A stage that stashes for so many slots needs `once_bytes` + slots * `slot_bytes`. Stages of one
+    pipeline share all of it but the last, which stashes nothing.
+    """
 
     choices: Tuple[Choice, ...]
     cycles: Array
-    tile_bytes: Array
+    once_bytes: Array
+    slot_bytes: Array
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """The options of the stage of one number."""
+
+    options: _Options
+    slots: int
+    waiting_cycles: float
+
+    @property
+    def choices(self) -> Tuple[Choice, ...]:
+        """What it can choose from."""
+        return self.options.choices
+
+    def cycles(self, first: Union[int, slice] = _ALL, end: Union[int, slice] = _ALL) -> Array:
+        """Estimated cycles under every choice, of one stretch or of all."""
+        cycles: Array = self.options.cycles[:, first, end] + self.waiting_cycles
+        return cycles
+
+    def tile_bytes(self, first: Union[int, slice] = _ALL, end: Union[int, slice] = _ALL) -> Array:
+        """Estimated bytes under every choice, of one stretch or of all."""
+        options = self.options
+        once, each = options.once_bytes[:, first, end], options.slot_bytes[:, first, end]
+        tile_bytes: Array = once + self.slots * each
+        return tile_bytes
 
 
 class Cutter:
@@ -91,7 +123,7 @@ class Cutter:
         self.execution = replace(execution, recomputation=_recomputation(stages, everything))
         self.machine: Machine = replace(tables.machine, execution=self.execution)
         self._legal = tables.legal if fixed is None else _only(tables, fixed)
-        self._options = [self._of_number(number) for number in range(stages)]
+        self._options = self._numbered()
         self._results: Dict[Tuple[Place, float, FrozenSet[int], bool], StageResult] = {}
         self._more_bytes = [0.0] * stages
         self._more_cycles = [1.0] * stages
@@ -136,7 +168,7 @@ class Cutter:
     def stage(self, number: int, first: int, end: int, limit_bytes: int) -> Optional[Stage]:
         """The stage between two bounds under the fastest choice that fits; None if none does."""
         options = self._options[number]
-        cycles, tile_bytes = options.cycles[:, first, end], options.tile_bytes[:, first, end]
+        cycles, tile_bytes = options.cycles(first, end), options.tile_bytes(first, end)
         best: Optional[Stage] = None
         best_estimate = inf
         tried: List[int] = []
@@ -193,22 +225,23 @@ class Cutter:
         was worked out, changed as the estimates change."""
         options = self._options[number]
         at = options.choices.index(stage.choice)
-        own, other = (at, stage.first, stage.end), (at, *bounds)
-        cycles = stage.cycles + options.cycles[other] - options.cycles[own]
-        tile_bytes = options.tile_bytes[other] - options.tile_bytes[own]
-        return float(cycles), float(stage.peak_tile_bytes + tile_bytes)
+        own = (stage.first, stage.end)
+        cycles = options.cycles(*bounds)[at] - options.cycles(*own)[at]
+        tile_bytes = options.tile_bytes(*bounds)[at] - options.tile_bytes(*own)[at]
+        return float(stage.cycles + cycles), float(stage.peak_tile_bytes + tile_bytes)
 
     def most_frugal(self) -> Stage:
         """The fullest stage of the cut that needs least memory, by the estimates."""
         least = [
-            np.where(self._legal, options.tile_bytes.min(axis=0), inf) for options in self._options
+            np.where(self._legal, options.tile_bytes().min(axis=0), inf)
+            for options in self._options
         ]
         partition = best_partition(least, np.zeros_like(self.hop_cycles))
         bounds = partition.bounds if partition else (0, self.tables.parts)
         stages = []
         for number, (first, end) in enumerate(zip(bounds, bounds[1:])):
             options = self._options[number]
-            choice = options.choices[int(options.tile_bytes[:, first, end].argmin())]
+            choice = options.choices[int(options.tile_bytes(first, end).argmin())]
             stages.append(self.work_out(number, first, end, choice))
         return max(stages, key=lambda stage: stage.peak_tile_bytes)
 
@@ -238,26 +271,36 @@ class Cutter:
     ) -> Array:
         """[a, b]: cycles of the fastest choice that fits, as far as is known."""
         options = self._options[number]
-        fitting = options.tile_bytes + self._more_bytes[number] <= limit_bytes
+        fitting = options.tile_bytes() + self._more_bytes[number] <= limit_bytes
         fitting &= self._legal
-        fastest = np.where(fitting, options.cycles, inf).min(axis=0)
+        fastest = np.where(fitting, options.cycles(), inf).min(axis=0)
         costs: Array = fastest * self._more_cycles[number]
         for (of, first, end), stage in known.items():
             if of == number:
                 costs[first, end] = inf if stage is None else stage.cycles
         return costs
 
-    def _of_number(self, number: int) -> _Options:
-        slots, choices = stage_choices(
-            self.tables, self.execution, number, self.stages, self.everything
-        )
-        estimates = [self.tables.estimate(choice, slots, self.execution) for choice in choices]
-        waits = 0.0 if number else image_cycles(self.tables, self.execution, self.stages)
-        return _Options(
-            tuple(choices),
-            np.stack([cycles + waits for cycles, _ in estimates]),
-            np.stack([tile_bytes for _, tile_bytes in estimates]),
-        )
+    def _numbered(self) -> List[_Numbered]:
+        waits = image_cycles(self.tables, self.execution, self.stages)
+        shared: Dict[Tuple[Choice, ...], _Options] = {}
+        found = []
+        for number in range(self.stages):
+            slots, choices = stage_choices(
+                self.tables, self.execution, number, self.stages, self.everything
+            )
+            stashes = slots > 0
+            key = (*choices, *choices[:1]) if stashes else tuple(choices)
+            if key not in shared:
+                shared[key] = self._stacked(choices, stashes)
+            found.append(_Numbered(shared[key], slots, 0.0 if number else waits))
+        return found
+
+    def _stacked(self, choices: Sequence[Choice], stashes: bool) -> _Options:
+        shape = (len(choices), self.tables.parts + 1, self.tables.parts + 1)
+        cycles, once, each = (np.empty(shape, dtype=np.float32) for _ in range(3))
+        for at, choice in enumerate(choices):
+            cycles[at], once[at], each[at] = self.tables.estimate(choice, stashes, self.execution)
+        return _Options(tuple(choices), cycles, once, each)
 
     def _host_cycles(self, result: StageResult) -> float:
         target, replicas = self.machine.target, self.execution.replicas

@@ -21,9 +21,9 @@ from app.ipu_model.program import Execution
 from app.planner.network import Checkpoint, Traced
 from app.planner.partition import Array
 
-__all__ = ["EVERYTHING", "Costing", "Level", "Uncut", "levels"]
+__all__ = ["EVERYTHING", "FOLLOWING", "Costing", "Level", "Uncut", "levels"]
 
-_SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0)
+_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the bytes of all checkpoints: the levels that are looked at."""
 
 _HOST = ("host_load", "host_store")
@@ -31,14 +31,22 @@ _HOST = ("host_load", "host_store")
 
 @dataclass(frozen=True)
 class Level:
-    """How much a stage stores: tensors of the graph, or everything, so that nothing runs again."""
+    """How much a stage stores: tensors of the graph, or everything that the backward pass reads.
+
+    derived: where everything is stored, also what depends on parameters alone.
+    """
 
     name: str
     kept: FrozenSet[int]
     everything: bool = False
+    derived: bool = True
 
 
 EVERYTHING = Level("everything", frozenset(), everything=True)
+"""Nothing is recomputed."""
+
+FOLLOWING = Level("all that follows", frozenset(), everything=True, derived=False)
+"""A pipeline's last stage: nothing that follows what arrives is recomputed."""
 
 
 class _Lives:
@@ -98,6 +106,7 @@ class Uncut:
             for each in traced.checkpoints
             if self.roots.get(each.tensor, each.tensor) in self.needed
         ]
+        self.derived = _derived(self.forward, self.lowered)
         updates = (op for op in self.lowered.in_phase(Phase.UPDATE) if op.kind == "update")
         self.optimiser_state = {id for op in updates for id in op.inputs}
         self.forward_lives, self.backward_lives = (
@@ -145,12 +154,13 @@ class Uncut:
 
     def recomputed(self, level: Level) -> List[Op]:
         """Forward operations that run again."""
-        if level.everything:
+        if level.everything and level.derived:
             return []
         needed: Set[int] = set(self.read_late)
         found = []
         for op in reversed(self.forward):
             kept = op.kind in ("fill", *_HOST) or not level.kept.isdisjoint(op.outputs)
+            kept |= level.everything and op.id not in self.derived
             if not kept and not needed.isdisjoint(op.outputs):
                 needed.update(op.inputs)
                 found.append(op)
@@ -321,6 +331,18 @@ def _positions(traced: Traced, lowered: Graph) -> Dict[int, int]:
         found[op.id] = at
         for id in (*op.inputs, *op.outputs):
             of_tensor.setdefault(id, at)
+    return found
+
+
+def _derived(forward: Sequence[Op], lowered: Graph) -> Set[int]:
+    """Operations that depend on parameters alone, by their ids."""
+    of_data: Set[int] = {tensor.id for tensor in lowered.of_role(Role.INPUT)}
+    found = set()
+    for op in forward:
+        if of_data.isdisjoint(op.inputs) and op.kind not in _HOST:
+            found.add(op.id)
+        else:
+            of_data.update(op.outputs)
     return found
 
 

@@ -30,10 +30,10 @@ _LARGEST_TENSOR = 1 / 16
 _TABLES = 4
 """Micro-batches that are tabulated at most."""
 
-_ABOUT_AS_MUCH = 0.95
-"""Of the most promising forecast: others that are cut exactly too."""
+_HOPE = 1.1
+"""By how much more than the others a forecast may keep what it promises."""
 
-_CUT = 3
+_CUT = 4
 """Batchings that are cut exactly, beside those that turn out not to fit."""
 
 
@@ -73,6 +73,7 @@ class Explorer:
         self.batchings = batchings(request)
         self.candidates: List[Candidate] = []
         self._tables: Dict[int, Tables] = {}
+        self._kept: List[Tuple[float, float]] = []
 
     @property
     def best(self) -> Optional[Candidate]:
@@ -95,10 +96,19 @@ class Explorer:
             self._table(promising)
             forecasts = self._forecasts()
         for each in forecasts:
-            enough = len(self.candidates) >= _CUT
-            if self.candidates and (enough or not _is_near(each.rank, forecasts[0].rank)):
+            if len(self.candidates) >= _CUT or not self._is_worth_it(each):
                 break
             self._cut(each)
+
+    def _is_worth_it(self, promise: _Forecast) -> bool:
+        """Whether a batching may be better than the best candidate: if it keeps as much of its
+        promise as any other did, and a little more."""
+        best = self.best
+        if best is None:
+            return True
+        kept = [actual / forecast for forecast, actual in self._kept]
+        share = max(kept) * _HOPE if promise.rank > 0 else min(kept) / _HOPE
+        return promise.rank * share > self._rank(best.batching, best.times)
 
     def most_frugal(self) -> Stage:
         """The fullest stage of the cut that needs least memory, by the estimates."""
@@ -189,7 +199,9 @@ class Explorer:
         cutter = Cutter(tables, execution, batching.stages, promise.everything, fixed)
         cut = cutter.best(self.request.limit_bytes)
         if cut is not None:
-            self.candidates.append(self.candidate(batching, cut, cutter))
+            found = self.candidate(batching, cut, cutter)
+            self._kept.append((promise.rank, self._rank(batching, found.times)))
+            self.candidates.append(found)
             self.candidates.sort(
                 key=lambda each: self._rank(each.batching, each.times), reverse=True
             )
@@ -244,8 +256,3 @@ class Explorer:
                 )
             found.append(tables.bounds.index(position))
         return tuple(found)
-
-
-def _is_near(rank: float, best: float) -> bool:
-    """Whether a forecast promises about as much as the best; ranks may be negative."""
-    return rank >= best - (1 - _ABOUT_AS_MUCH) * abs(best)

@@ -11,6 +11,7 @@ import numpy as np
 from app.ipu_model.collectives import host_sharing, host_transfer_s, inter_ipu_copy_cycles
 from app.ipu_model.program import Execution
 from app.ipu_model.timing import StageDemand
+from app.planner.estimate import EVERYTHING, FOLLOWING
 from app.planner.partition import Array, best_partition
 from app.planner.tables import Choice, Tables
 
@@ -55,7 +56,7 @@ def forecast(
             forward_cycles=found.cost * _FORWARD,
             backward_cycles=found.cost * (1 - _FORWARD),
             update_cycles=whole.update_cycles * share,
-            reduced_bytes=int(whole.reduced_bytes * share),
+            reduced_bytes=int(whole.gathered_bytes * share) if execution.replicas > 1 else 0,
             gathered_bytes=int(whole.gathered_bytes * share),
             streamed_bytes=int(whole.streamed_bytes * share),
         )
@@ -86,7 +87,7 @@ def stage_choices(
     last, training = number == stages - 1, execution.training
     choices = tables.choices(everything or not training)
     if last and training and not everything:
-        choices += tables.choices(everything=True)
+        choices += tables.at_levels([FOLLOWING if stages > 1 else EVERYTHING])
     return (2 * (stages - 1 - number) + 1 if training and not last else 0), choices
 
 

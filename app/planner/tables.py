@@ -95,21 +95,31 @@ class Tables:
 
     def choices(self, everything: bool) -> List[Choice]:
         """What a stage can choose from; `everything`: it must store all that is read later."""
-        chosen = [EVERYTHING] if everything else self.levels
-        return [Choice(proportion, level) for proportion in self.costings for level in chosen]
+        return self.at_levels([EVERYTHING] if everything else self.levels)
 
-    def estimate(self, choice: Choice, slots: int, execution: Execution) -> Tuple[Array, Array]:
-        """Cycles, and bytes of the fullest tile, [a, b] of a stage.
+    def at_levels(self, levels: Sequence[Level]) -> List[Choice]:
+        """The choices that store as these levels say."""
+        return [Choice(proportion, level) for proportion in self.costings for level in levels]
 
-        slots: micro-batches for which it stashes; 0 where its backward pass follows its forward
-        pass at once.
+    @property
+    def gaps(self) -> float:
+        """What passing tensors and temporaries need for what they hold, with gaps between them."""
+        return 1 + self.machine.constants.memory.gap_fraction.value
+
+    def estimate(
+        self, choice: Choice, stashes: bool, execution: Execution
+    ) -> Tuple[Array, Array, Array]:
+        """[a, b] of a stage: cycles, bytes of the fullest tile, and what it stashes for each slot.
+
+        stashes: False where its backward pass follows its forward pass at once.
         """
         lasting = _differences(self.uncut.lasting_bytes(execution))
-        return _estimated(self._of(choice), lasting, self.uncut.carried_bytes, slots)
+        return self._put_together(self._of(choice), lasting, self.uncut.carried_bytes, stashes)
 
     def scaled(self, choice: Choice, slots: int, execution: Execution) -> Tuple[Array, Array]:
-        """The same for the bounds in `coarse`, at the execution's micro-batch, roughly: tensors and
-        temporaries grow with it, and so do cycles but for those of control."""
+        """Cycles and all bytes of a stage between the bounds in `coarse`, at the execution's
+        micro-batch, roughly: tensors and temporaries grow with it, and so do cycles but for those
+        of control."""
         if choice not in self._coarse:
             here = np.ix_(self.coarse, self.coarse)
             self._coarse[choice] = _Stretches(*(array[here] for array in self._of(choice)))
@@ -123,7 +133,18 @@ class Tables:
             table.forward * scale,
         )
         lasting = _differences(self.uncut.lasting_bytes(execution)[self.coarse])
-        return _estimated(grown, lasting, self.uncut.carried_bytes[self.coarse] * scale, slots)
+        carried = self.uncut.carried_bytes[self.coarse] * scale
+        cycles, once, each = self._put_together(grown, lasting, carried, slots > 0)
+        return cycles, once + slots * each
+
+    def _put_together(
+        self, table: _Stretches, lasting: Array, carried: Array, stashes: bool
+    ) -> Tuple[Array, Array, Array]:
+        arriving, leaving = carried[:, None], carried[None, :]
+        forward = table.forward if stashes else table.forward + table.stored
+        live = self.gaps * (np.maximum(table.backward, forward) + arriving + leaving)
+        code = table.code + self.machine.constants.memory.control_code_bytes.value
+        return table.cycles, lasting + code + live, table.stored + arriving
 
     def _of(self, choice: Choice) -> _Stretches:
         if choice not in self._stretches:
@@ -142,16 +163,6 @@ class Tables:
             backward=_largest(peaks) - stored[:, None],
             forward=_largest(costing.forward_peaks),
         )
-
-
-def _estimated(
-    table: _Stretches, lasting: Array, carried: Array, slots: int
-) -> Tuple[Array, Array]:
-    arriving, leaving = carried[:, None], carried[None, :]
-    forward = table.forward if slots else table.forward + table.stored
-    live = np.maximum(table.backward, forward) + arriving + leaving
-    stash = slots * (table.stored + arriving)
-    return table.cycles, lasting + table.code + stash + live
 
 
 def _differences(running: Array) -> Array:
