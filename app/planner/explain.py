@@ -84,7 +84,7 @@ def _stage(stage: Stage, cutter: Cutter) -> PlannedStage:
         forward_cycles=demand.forward_cycles,
         backward_cycles=demand.backward_cycles,
         recompute_cycles=stage.result.recompute_cycles,
-        host_cycles=stage.cycles - demand.forward_cycles - demand.backward_cycles,
+        host_cycles=max(0.0, stage.cycles - demand.forward_cycles - demand.backward_cycles),
         peak_tile_bytes=stage.peak_tile_bytes,
         always_live_tile_bytes=memory.always_live_tile_bytes,
         largest_terms=tuple((term.name, term.tile_bytes) for term in memory.terms[:_TERMS]),

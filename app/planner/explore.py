@@ -15,9 +15,9 @@ from app.ipu_model.timing import StageDemand, StepTimes, step_times
 from app.planner.batching import Batching, batchings
 from app.planner.cutting import Cut, Cutter, Stage
 from app.planner.forecast import forecast, least_tile_bytes
-from app.planner.network import Network
+from app.planner.network import Network, Traced
 from app.planner.request import PlanError, Request
-from app.planner.tables import Tables
+from app.planner.tables import Kept, Tables
 
 __all__ = ["Candidate", "Explorer"]
 
@@ -183,8 +183,23 @@ class Explorer:
             one = self._execution(Batching(1, 1, micro_batch, 1), off_chip=False)
             machine = replace(self.machine, execution=one)
             traced = self.network.at(micro_batch)
-            self._tables[micro_batch] = Tables(traced, machine, self._proportions()[:1])
+            first = self._proportions()[: None if self.request.fixed.proportions else 1]
+            self._tables[micro_batch] = Tables(traced, machine, first, self._kept_in(traced))
         return self._tables[micro_batch]
+
+    def _kept_in(self, traced: Traced) -> Kept:
+        """What is fixed of memory, in terms of a trace."""
+        fixed = self.request.fixed
+        if fixed.checkpoints is None:
+            return Kept(fixed.proportions)
+        known = {each.module: each.tensor for each in traced.checkpoints}
+        known.update(traced.results)
+        unknown = [name for name in fixed.checkpoints if name not in known]
+        if unknown:
+            raise PlanError(
+                f"checkpoints: {unknown[0]!r} returns nothing that could be stored; keep other ones"
+            )
+        return Kept(fixed.proportions, frozenset(known[name] for name in fixed.checkpoints))
 
     def _proportions(self) -> Tuple[float, ...]:
         return tuple(sorted(set(self.request.fixed.proportions or _PROPORTIONS), reverse=True))

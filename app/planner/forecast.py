@@ -86,9 +86,11 @@ def stage_choices(
     """
     last, training = number == stages - 1, execution.training
     choices = tables.choices(everything or not training)
-    if last and training and not everything:
+    free = tables.kept.checkpoints is None
+    if last and training and free and not everything:
         choices += tables.at_levels([FOLLOWING if stages > 1 else EVERYTHING])
-    return (2 * (stages - 1 - number) + 1 if training and not last else 0), choices
+    slots = 2 * (stages - 1 - number) + 1 if training and not last else 0
+    return slots, [choice for choice in choices if tables.kept.allows(choice, number)]
 
 
 def image_cycles(tables: Tables, execution: Execution, stages: int) -> float:

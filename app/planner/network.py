@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Mapping, Set, Tuple
 
 from app.ipu_model.autodiff import wanted_tensors
 from app.ipu_model.graph import Graph, Op
-from app.ipu_model.modules import Span, module_spans
+from app.ipu_model.modules import Span, module_results, module_spans
 
 __all__ = ["Checkpoint", "CutPoint", "Network", "Traced"]
 
@@ -42,7 +42,8 @@ class Traced:
     """The forward graph of one micro-batch, uncut, with what is known of it.
 
     `graph` has one stage. `cuts` are in order and begin with the start of the network, whose
-    module is empty. `starts` are the positions where modules begin.
+    module is empty. `starts` are the positions where modules begin, `results` what they
+    return.
     `layers` counts convolutions and linear layers before each position.
     """
 
@@ -59,6 +60,7 @@ class Traced:
                 self.first_read.setdefault(id, position)
                 self.last_read[id] = position
         spans = {name: span for name, span in module_spans(graph, prefix).items() if span.whole}
+        self.results = module_results(graph, spans, prefix)
         self.starts = {name: span.first for name, span in spans.items()}
         self.layers = _layers_before(graph.ops)
         self.cuts = _cut_points(spans)

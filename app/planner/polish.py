@@ -20,6 +20,8 @@ _TRIES = 3
 def polished(candidate: Candidate, limit_bytes: int) -> Candidate:
     """The candidate with more checkpoints where they make it faster."""
     cutter, stages = candidate.cutter, list(candidate.cut.stages)
+    if cutter.tables.kept.checkpoints is not None:
+        return candidate
     for _ in range(_ROUNDS):
         slowest = max(range(len(stages)), key=lambda number: stages[number].cycles)
         faster = _with_more(cutter, slowest, stages[slowest], limit_bytes)

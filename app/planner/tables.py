@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from app.planner.estimate import EVERYTHING, Costing, Level, Uncut, levels
 from app.planner.network import Traced
 from app.planner.partition import Array
 
-__all__ = ["Choice", "Tables"]
+__all__ = ["Choice", "Kept", "Tables"]
 
 
 _FEW = 8
@@ -25,6 +25,19 @@ class Choice:
 
     proportion: float
     level: Level
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stages must not choose: the proportion of each, and the tensors that are stored."""
+
+    proportions: Optional[Tuple[float, ...]] = None
+    checkpoints: Optional[FrozenSet[int]] = None
+
+    def allows(self, choice: Choice, number: int) -> bool:
+        """Whether the stage of this number may take a choice; the last value holds for the rest."""
+        given = self.proportions
+        return given is None or choice.proportion == given[min(number, len(given) - 1)]
 
 
 class _Stretches(NamedTuple):
@@ -49,12 +62,18 @@ class Tables:
     blocks, where one tensor crosses, and both ends; all bounds where there are few such.
     """
 
-    def __init__(self, traced: Traced, machine: Machine, proportions: Sequence[float]) -> None:
-        self.traced, self.machine = traced, machine
+    def __init__(
+        self,
+        traced: Traced,
+        machine: Machine,
+        proportions: Sequence[float],
+        kept: Kept = Kept(),
+    ) -> None:
+        self.traced, self.machine, self.kept = traced, machine, kept
         self.uncut = Uncut(traced, machine)
         self.costings: Dict[float, Costing] = {}
         self.add(proportions)
-        self.levels = levels(self.costings[proportions[0]]) if machine.execution.training else ()
+        self.levels = self._levels(proportions[0]) if machine.execution.training else ()
         self.bounds: List[int] = [int(bound) for bound in self.uncut.bounds]
         layers = np.array(traced.layers)[self.uncut.bounds]
         self.legal = layers[None, :] > layers[:, None]
@@ -92,6 +111,11 @@ class Tables:
             costs = self.costings[max(self.costings)].costs
             self._whole[key] = demands(self.uncut.lowered, costs, execution)[0]
         return self._whole[key]
+
+    def _levels(self, proportion: float) -> Tuple[Level, ...]:
+        if self.kept.checkpoints is None:
+            return levels(self.costings[proportion])
+        return (Level("as given", self.kept.checkpoints),)
 
     def choices(self, everything: bool) -> List[Choice]:
         """What a stage can choose from; `everything`: it must store all that is read later."""
