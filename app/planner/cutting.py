@@ -134,6 +134,13 @@ class Cutter:
         """How many stages were lowered and measured."""
         return len(self._results)
 
+    def promise(self, limit_bytes: int) -> float:
+        """Cycles of the slowest stage and hop of the best cut, by the estimates; infinite where
+        none fits."""
+        costs = [self._costs(number, {}, limit_bytes) for number in range(self.stages)]
+        partition = best_partition(costs, self.hop_cycles)
+        return inf if partition is None else partition.cost
+
     def best(self, limit_bytes: int) -> Optional[Cut]:
         """The cut whose slowest stage is fastest, of those whose tiles hold at most so much; None
         if no cut was found to fit."""

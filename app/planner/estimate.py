@@ -17,6 +17,7 @@ from app.ipu_model.graph import Graph, Op, Phase, Role, Tensor
 from app.ipu_model.lowering import lower
 from app.ipu_model.machine import Machine
 from app.ipu_model.memory.mapping import PARAMETER_GRAIN_BYTES, spread
+from app.ipu_model.memory.residence import SHARDED_FROM_ELEMENTS
 from app.ipu_model.program import Execution
 from app.planner.network import Checkpoint, Traced
 from app.planner.partition import Array
@@ -147,10 +148,22 @@ class Uncut:
         return frozenset(self.roots.get(id, id) for id in level.kept)
 
     def stored_bytes(self, level: Level) -> Array:
-        """Running sum of what one micro-batch stores."""
-        makers = self.traced.makers
-        stored = self.stored(level)
-        return self.running((makers[id], self.tile_bytes(id)) for id in stored if id in makers)
+        """Running sum of what one micro-batch stores, each tensor where it is read first: a stage
+        that only makes it sends it on and stores nothing."""
+        read = self.traced.first_read
+        return self.running(
+            (read[id], self.tile_bytes(id)) for id in self.stored(level) if id in read
+        )
+
+    def arriving_bytes(self, level: Level) -> Array:
+        """At every bound, what a stage that begins there stores of what arrives, beside what counts
+        as stored where it is read."""
+        carried, read, stored = self.traced.carried, self.traced.first_read, self.stored(level)
+        found = []
+        for bound in self.bounds.tolist():
+            others = (id for id in carried(bound) if id not in stored or read[id] < bound)
+            found.append(sum(map(self.tile_bytes, others)))
+        return np.array(found, dtype=np.float64)
 
     def recomputed(self, level: Level) -> List[Op]:
         """Forward operations that run again."""
@@ -190,7 +203,8 @@ class Uncut:
 
     def _lasting_tile_bytes(self, tensor: Tensor, state: bool, execution: Execution) -> float:
         size, scale = tensor.bytes, self.machine.constants.memory.tensor_scale.value
-        if state and execution.replicated_tensor_sharding:
+        sharded = state and execution.replicated_tensor_sharding
+        if sharded and tensor.elements >= SHARDED_FROM_ELEMENTS:
             size = -(-size // execution.replicas)
         if len(tensor.shape) <= 1:  # vectors go round all tiles
             return scale * size / self.tiles

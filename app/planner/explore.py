@@ -14,7 +14,7 @@ from app.ipu_model.program import Execution
 from app.ipu_model.timing import StageDemand, StepTimes, step_times
 from app.planner.batching import Batching, batchings
 from app.planner.cutting import Cut, Cutter, Stage
-from app.planner.forecast import forecast, least_tile_bytes
+from app.planner.forecast import evened, forecast, least_tile_bytes
 from app.planner.network import Network, Traced
 from app.planner.request import PlanError, Request
 from app.planner.tables import Kept, Tables
@@ -30,10 +30,16 @@ _LARGEST_TENSOR = 1 / 16
 _TABLES = 4
 """Micro-batches that are tabulated at most."""
 
-_HOPE = 1.1
+_SEVERAL = 2
+"""Micro-batches per weight update of a tabulated program: its gradients are accumulated."""
+
+_HOPE = 1.12
 """By how much more than the others a forecast may keep what it promises."""
 
-_CUT = 4
+_FINE_HOPE = 1.02
+"""The same, of what all cut points promise at a batching's own micro-batch."""
+
+_CUT = 3
 """Batchings that are cut exactly, beside those that turn out not to fit."""
 
 
@@ -98,7 +104,8 @@ class Explorer:
         for each in forecasts:
             if len(self.candidates) >= _CUT or not self._is_worth_it(each):
                 break
-            self._cut(each)
+            if len(self._tables) < _TABLES or each.batching.micro_batch in self._tables:
+                self._cut(each)
 
     def _is_worth_it(self, promise: _Forecast) -> bool:
         """Whether a batching may be better than the best candidate: if it keeps as much of its
@@ -109,6 +116,16 @@ class Explorer:
         kept = [actual / forecast for forecast, actual in self._kept]
         share = max(kept) * _HOPE if promise.rank > 0 else min(kept) / _HOPE
         return promise.rank * share > self._rank(best.batching, best.times)
+
+    def _is_still_worth_it(self, cutter: Cutter, batching: Batching) -> bool:
+        """Whether the best cut at any cut point, by the estimates, may beat the best candidate."""
+        best, limit = self.best, self.request.limit_bytes
+        if best is None:
+            return True
+        stages = evened(cutter.tables, cutter.execution, batching.stages, cutter.promise(limit))
+        rank = self._rank(batching, self._times(stages, cutter.execution))
+        hoped = rank * _FINE_HOPE if rank > 0 else rank / _FINE_HOPE
+        return hoped > self._rank(best.batching, best.times)
 
     def most_frugal(self) -> Stage:
         """The fullest stage of the cut that needs least memory, by the estimates."""
@@ -180,7 +197,7 @@ class Explorer:
 
     def _table(self, micro_batch: int) -> Tables:
         if micro_batch not in self._tables:
-            one = self._execution(Batching(1, 1, micro_batch, 1), off_chip=False)
+            one = self._execution(Batching(1, 1, micro_batch, _SEVERAL), off_chip=False)
             machine = replace(self.machine, execution=one)
             traced = self.network.at(micro_batch)
             first = self._proportions()[: None if self.request.fixed.proportions else 1]
@@ -212,6 +229,8 @@ class Explorer:
         execution = self._execution(batching, promise.off_chip)
         fixed = self._splits(tables)
         cutter = Cutter(tables, execution, batching.stages, promise.everything, fixed)
+        if not self._is_still_worth_it(cutter, batching):
+            return
         cut = cutter.best(self.request.limit_bytes)
         if cut is not None:
             found = self.candidate(batching, cut, cutter)

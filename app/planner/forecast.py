@@ -15,7 +15,7 @@ from app.planner.estimate import EVERYTHING, FOLLOWING
 from app.planner.partition import Array, best_partition
 from app.planner.tables import Choice, Tables
 
-__all__ = ["forecast", "hop_cycles", "image_cycles", "least_tile_bytes", "stage_choices"]
+__all__ = ["evened", "forecast", "hop_cycles", "image_cycles", "least_tile_bytes", "stage_choices"]
 
 _FORWARD = 0.3
 """Of a stage's cycles; recomputation and the backward pass take the others."""
@@ -45,16 +45,22 @@ def forecast(
         costs.append(table)
     scale = execution.micro_batch / tables.machine.execution.micro_batch
     found = best_partition(costs, scale * hop_cycles(tables, stages)[coarse])
-    if found is None:
-        return None
+    return evened(tables, execution, stages, found.cost) if found else None
+
+
+def evened(
+    tables: Tables, execution: Execution, stages: int, cycles: float
+) -> Tuple[StageDemand, ...]:
+    """Demands of so many stages that all take these cycles; what a weight update moves is the
+    network's, with a larger share for the heaviest stage."""
     whole = tables.whole(execution)
     share = _HEAVIEST / stages if stages > 1 else 1.0
     return tuple(
         StageDemand(
             stage=number,
             ipu=number,
-            forward_cycles=found.cost * _FORWARD,
-            backward_cycles=found.cost * (1 - _FORWARD),
+            forward_cycles=cycles * _FORWARD,
+            backward_cycles=cycles * (1 - _FORWARD),
             update_cycles=whole.update_cycles * share,
             reduced_bytes=int(whole.gathered_bytes * share) if execution.replicas > 1 else 0,
             gathered_bytes=int(whole.gathered_bytes * share),

@@ -43,12 +43,13 @@ class Kept:
 class _Stretches(NamedTuple):
     """[a, b] of all stretches from bound a to bound b, under one choice.
 
-    All but `cycles` are tile bytes: what a micro-batch stores, code, and the peaks of both passes
-    beside it.
+    All but `cycles` are tile bytes: what a micro-batch stores, what of it arrives [a, 1], code, and
+    the peaks of both passes beside it.
     """
 
     cycles: Array
     stored: Array
+    arriving: Array
     code: Array
     backward: Array
     forward: Array
@@ -146,12 +147,15 @@ class Tables:
         of control."""
         if choice not in self._coarse:
             here = np.ix_(self.coarse, self.coarse)
-            self._coarse[choice] = _Stretches(*(array[here] for array in self._of(choice)))
+            whole = self._of(choice)
+            narrow = whole._replace(arriving=np.broadcast_to(whole.arriving, whole.cycles.shape))
+            self._coarse[choice] = _Stretches(*(array[here] for array in narrow))
         table = self._coarse[choice]
         scale = execution.micro_batch / self.machine.execution.micro_batch
         grown = _Stretches(
             table.cycles * (scale + (1 - scale) * self.control_share),
             table.stored * scale,
+            table.arriving * scale,
             table.code,
             table.backward * scale,
             table.forward * scale,
@@ -168,7 +172,7 @@ class Tables:
         forward = table.forward if stashes else table.forward + table.stored
         live = self.gaps * (np.maximum(table.backward, forward) + arriving + leaving)
         code = table.code + self.machine.constants.memory.control_code_bytes.value
-        return table.cycles, lasting + code + live, table.stored + arriving
+        return table.cycles, lasting + code + live, table.stored + table.arriving
 
     def _of(self, choice: Choice) -> _Stretches:
         if choice not in self._stretches:
@@ -183,6 +187,7 @@ class Tables:
         return _Stretches(
             cycles=_differences(costing.cycles(level)),
             stored=_differences(stored),
+            arriving=uncut.arriving_bytes(level)[:, None],
             code=costing.code_bytes(level),
             backward=_largest(peaks) - stored[:, None],
             forward=_largest(costing.forward_peaks),
