@@ -14,7 +14,7 @@ from app.ipu_model.memory.liveness import Program
 from app.ipu_model.memory.mapping import GRAIN_BYTES, PARAMETER_GRAIN_BYTES, Spread, spread
 from app.ipu_model.program import Execution
 
-__all__ = ["Residence", "Use", "residence", "uses"]
+__all__ = ["SHARDED_FROM_ELEMENTS", "Residence", "Use", "residence", "uses"]
 
 ACCUMULATORS = "accumulators"
 HOST_BUFFERS = "host stream buffers"
@@ -28,7 +28,7 @@ _OF_ROLE = {
     Role.STATE: "results kept for all micro-batches",
     Role.INPUT: "inputs kept on the device",
 }
-_SHARDED_FROM_ELEMENTS = 8192
+SHARDED_FROM_ELEMENTS = 8192
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _lay(tensor: Tensor, use: Use, execution: Execution, tiles: int, next_tile: 
 
 def _resident_bytes(tensor: Tensor, use: Use, execution: Execution) -> int:
     sharded = execution.replicated_tensor_sharding and use.name == OPTIMISER_STATE
-    if sharded and tensor.elements >= _SHARDED_FROM_ELEMENTS:
+    if sharded and tensor.elements >= SHARDED_FROM_ELEMENTS:
         return -(-tensor.elements // execution.replicas) * tensor.element.bytes
     return tensor.bytes
 
