@@ -23,11 +23,12 @@ BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
 FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
-.PHONY: help train simulate test test-sdk lint benchmark-step benchmark-host benchmark-rows clean
+.PHONY: help train simulate plan test test-sdk lint benchmark-step benchmark-host benchmark-rows clean
 
 help:
 	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
 	@echo "make simulate   cost, memory and fit of CONFIG on its system; OUT=DIR for a page"
+	@echo "make plan       splits, batching and use of memory for CONFIG on its system; OUT=FILE to train"
 	@echo "make test       run the test suite with $(PYTHON)"
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
@@ -41,6 +42,9 @@ train: $(BUILT)
 
 simulate: $(BUILT)
 	$(RUN) -m app simulate --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--report '$(OUT)')
+
+plan: $(BUILT)
+	$(RUN) -m app plan --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--write '$(OUT)')
 
 test: $(BUILT)-test
 	$(RUN) -m pytest -n 2 --dist worksteal

@@ -22,3 +22,9 @@ class DatasetError(AppError):
 
 class CheckpointError(AppError):
     """A checkpoint or run directory that cannot be read or written."""
+
+
+class NoPlanError(AppError):
+    """Nothing fits: no plan, however frugal, within the request."""
+
+    exit_code = 3

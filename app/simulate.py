@@ -1,12 +1,15 @@
 """What a run would do on its IPU system, worked out by the IPU Model: no data, no training.
 
-The program is the one that `train` runs, traced on tensors without data.
+The program is the one that `train` runs, or the one that it evaluates with, traced on tensors
+without data.
 """
 
-from typing import Dict, FrozenSet, Sequence
+from dataclasses import replace
+from typing import Dict, FrozenSet, Sequence, Type, Union
 
 import torch
 
+from app.config.planning import Mode
 from app.config.schema import Optimizer, Run
 from app.errors import ConfigError
 from app.ipu_model.graph import Element, Graph
@@ -15,32 +18,33 @@ from app.ipu_model.simulation import Simulation, simulate
 from app.ipu_model.target import Target
 from app.ipu_model.trace import trace
 from app.nets import build_net
-from app.training.device_models import Normalise, TrainingModel
-from app.training.placement import check_names, check_order
+from app.training.device_models import EvaluationModel, Normalise, TrainingModel
+from app.training.placement import check_names, check_order, evaluation_iterations
 from datasets import image_shape
 
 __all__ = ["execution_of", "simulate_run", "trace_run"]
 
 
-def simulate_run(run: Run) -> Simulation:
-    """Cost, memory and fit of training.
+def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
+    """Cost, memory and fit of training, or of the evaluation beside it.
 
     Raises:
         ConfigError: the network cannot be built or placed.
     """
-    graph = trace_run(run, run.batching.micro_batch)
+    graph = trace_run(run, run.batching.micro_batch, mode)
 
     def retrace(micro_batch: int) -> Graph:
         try:
-            return trace_run(run, micro_batch)
+            return trace_run(run, micro_batch, mode)
         except ConfigError as error:  # such as a batch norm of a single value
             raise ProgramError(str(error)) from error
 
-    return simulate(graph, execution_of(run, graph), Target.of(run.system), run.name, retrace)
+    execution = execution_of(run, graph, mode)
+    return simulate(graph, execution, Target.of(run.system), run.name, retrace)
 
 
-def trace_run(run: Run, micro_batch: int) -> Graph:
-    """The forward graph of the training model on one micro-batch.
+def trace_run(run: Run, micro_batch: int, mode: Mode = "training") -> Graph:
+    """The forward graph of the training or the evaluation model on one micro-batch.
 
     Raises:
         ConfigError: the network cannot be built or placed.
@@ -51,7 +55,9 @@ def trace_run(run: Run, micro_batch: int) -> Graph:
         net = build_net(run.model, num_classes, channels)
     check_names(net, run)
     normalise = Normalise(run.data.mean, run.data.std, channels)
-    model = TrainingModel(net, normalise, run.training.label_smoothing).train()
+    scored: Union[Type[TrainingModel], Type[EvaluationModel]]
+    scored = TrainingModel if mode == "training" else EvaluationModel
+    model = scored(net, normalise, run.training.label_smoothing).train(mode == "training")
     images = torch.empty(micro_batch, channels, size, size, dtype=torch.uint8, device="meta")
     labels = torch.empty(micro_batch, dtype=torch.int64, device="meta")
     stages = {f"net.{name}": stage for stage, name in enumerate(run.pipeline.splits, start=1)}
@@ -78,8 +84,13 @@ def _layers_before(graph: Graph, splits: Sequence[str]) -> Dict[str, int]:
     return before
 
 
-def execution_of(run: Run, graph: Graph) -> Execution:
-    """How the run's training program runs a traced graph."""
+def execution_of(run: Run, graph: Graph, mode: Mode = "training") -> Execution:
+    """How the run's program runs a traced graph."""
+    execution = _training_of(run) if mode == "training" else _inference_of(run)
+    return replace(execution, checkpoints=_results_of(graph, run))
+
+
+def _training_of(run: Run) -> Execution:
     precision, memory, batching = run.precision, run.memory, run.batching
     weights = Element.HALF if precision.half_weights else Element.FLOAT
     return Execution(
@@ -88,7 +99,6 @@ def execution_of(run: Run, graph: Graph) -> Execution:
         replicas=batching.replicas,
         device_iterations=batching.device_iterations,
         recomputation=_recomputation(run),
-        checkpoints=_results_of(graph, run),
         available_memory_proportion=memory.available_memory_proportion or (0.6,),
         half_partials=precision.partials == "half",
         optimizer=_optimizer_state(run.optimizer),
@@ -98,6 +108,20 @@ def execution_of(run: Run, graph: Graph) -> Execution:
         replicated_tensor_sharding=memory.replicated_tensor_sharding,
         io_tiles=memory.io_tiles,
         host_transfers=run.data.name != "synthetic",
+    )
+
+
+def _inference_of(run: Run) -> Execution:
+    """As `evaluation_options` has it: no accumulation, and nothing of the optimiser."""
+    return replace(
+        _training_of(run),
+        mode="inference",
+        gradient_accumulation=1,
+        device_iterations=evaluation_iterations(run),
+        recomputation="none",
+        optimizer=OptimizerState(),
+        state_off_chip=False,
+        replicated_tensor_sharding=False,
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from app import backend, cli
 from app.cli import main
+from app.cli import train as train_verb
+from app.cli import validate as validate_verb
 from app.config.loader import load_text
 from app.config.schema import Run
 from app.errors import ConfigError
@@ -46,7 +48,24 @@ SURFACE = {
         "-v",
         "--verbose",
     },
-    "simulate": {"--config", "--set", "--json", "--report", "-v", "--verbose"},
+    "plan": {
+        "--config",
+        "--set",
+        "--global-batch",
+        "--objective",
+        "--throughput",
+        "--margin",
+        "--ipus",
+        "--keep",
+        "--mode",
+        "--json",
+        "--picture",
+        "--write",
+        "--fresh",
+        "-v",
+        "--verbose",
+    },
+    "simulate": {"--config", "--set", "--mode", "--json", "--report", "-v", "--verbose"},
     "config": {"--config", "--set", "--check", "-v", "--verbose"},
 }
 
@@ -216,7 +235,7 @@ def test_without_out_the_run_is_named_after_its_configuration(
 ) -> None:
     chosen: Dict[str, Any] = {}
 
-    def note(self: Trainer, run: Run, out: Path) -> None:
+    def note(self: Trainer, run: Run, out: Path, planner: object) -> None:
         chosen.update(run=run, out=out)
         raise ConfigError("far enough")
 
@@ -336,10 +355,21 @@ def test_an_interruption_says_what_the_same_command_does(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, f"_{verb}", interrupt)
+    monkeypatch.setattr(
+        {"train": train_verb, "validate": validate_verb}[verb], "run_verb", interrupt
+    )
     arguments = {"train": train_command(finished), "validate": ["validate", "--checkpoint=x"]}
     assert main(arguments[verb]) == 130
     assert said.readouterr().err == message
+
+
+def test_a_run_that_is_not_planned_yet_scores_nothing(
+    finished: Path, said: "pytest.CaptureFixture[str]"
+) -> None:
+    arguments = ["validate", "--checkpoint", str(finished), "--config", str(TINY)]
+    assert refusal(said, [*arguments, "--set", "plan=auto"]).startswith(
+        "plan: auto is not planned here; leave --config out"
+    )
 
 
 # ---- the run directory
@@ -461,7 +491,7 @@ def test_an_unknown_backend_in_the_environment_is_refused(
 
 def test_the_headline_names_ipus_only_where_ipus_compute(tmp_path: Path) -> None:
     run = tiny_run("batching.replicas=2")
-    assert cli._headline(run, "ipu", tmp_path) == (
+    assert train_verb._headline(run, "ipu", tmp_path) == (
         "tiny: efficientnet_b0 on generated, 2 pipeline stages x 2 replicas of IPU-M2000, "
         f"global batch 24, computed by IPUs; files in {tmp_path}"
     )

@@ -16,6 +16,7 @@ BELOW_THE_TORCH_LINE = (
     "app.__main__",
     "app.config",
     "app.planner",
+    "app.plan",
     "app.ipu_model.graph",
     "app.ipu_model.missing",
     "app.ipu_model.flops",
@@ -72,6 +73,16 @@ MAY_IMPORT = {
         "app.nets",
         "app.training",
         "datasets",
+    ),
+    "app.planner": ("app.config", "app.ipu_model", "app.planner"),
+    "app.plan": (
+        "app.errors",
+        "app.backend",
+        "app.config",
+        "app.ipu_model",
+        "app.planner",
+        "app.plan",
+        "app.simulate",
     ),
     "datasets": ("app.errors", "app.config", "datasets"),
     "app.training": (
@@ -151,6 +162,14 @@ def test_the_sdk_is_imported_in_one_module_and_horovod_in_one_part(name: str, pa
         assert not imported & {"poptorch", "popart", "popdist", "poplar"}
     if not _is_in(name, "app.distributed"):
         assert "horovod" not in imported
+
+
+def test_only_the_request_for_a_plan_is_beyond_the_torch_line() -> None:
+    """Everything else of a plan that is remembered must load without torch."""
+    for name, path in MODULES:
+        if _is_in(name, "app.plan") and name != "app.plan.request":
+            assert "app.simulate" not in _imports(path), name
+            assert "app.plan.request" not in _top_level_imports(path), name
 
 
 def test_the_walk_reaches_every_part() -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Type
 
@@ -394,7 +395,53 @@ def test_precision_decides_the_types_of_data_and_weights(
     assert {tensor.element for tensor in graph.parameters} == {weights}
 
 
+def test_inference_runs_as_evaluation_does() -> None:
+    run = tiny_run("memory.optimizer_state_off_chip=true", "batching.replicas=2")
+    graph = trace_run(run, 4, "inference")
+    expected = replace(
+        executed(graph, "batching.replicas=2"),
+        mode="inference",
+        gradient_accumulation=1,
+        device_iterations=3,  # as many micro-batches per call as training accumulates
+        recomputation="none",
+        optimizer=OptimizerState(),
+    )
+    assert execution_of(run, graph, "inference") == expected
+
+
+def test_a_pipeline_in_inference_runs_as_many_micro_batches_as_it_has_stages() -> None:
+    run = tiny_run("planning.mode=inference", "batching.gradient_accumulation=1")
+    assert execution_of(run, Graph(), "inference").device_iterations == 2
+
+
+def test_the_mode_is_the_flags_or_that_of_the_run(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(small), "--json"]
+    by_flag = json.loads(printed(capsys, *arguments, "--mode", "inference"))
+    by_run = json.loads(printed(capsys, *arguments, *set_flags("planning.mode=inference")))
+    assert by_flag == by_run
+    assert by_flag["mode"] == "inference"
+    assert by_flag["global_batch_size"] == 1
+    training = json.loads(printed(capsys, *arguments))
+    assert training["mode"] == "training"
+    assert by_flag["throughput_samples_per_s"] > training["throughput_samples_per_s"]
+
+
 # ---- the traced graph
+
+
+def test_the_graph_of_inference_is_the_training_graph_without_what_only_trains() -> None:
+    training, inference = trace_run(tiny_run(), 4), trace_run(tiny_run(), 4, "inference")
+    assert inference.parameter_elements == training.parameter_elements
+    assert inference.stages == training.stages == 2
+
+    def kinds(graph: Graph, name: str) -> int:
+        return sum(op.kind == name for op in graph.ops)
+
+    for kind in ("conv", "matmul", "group_norm"):
+        assert kinds(inference, kind) == kinds(training, kind) > 0
+    assert kinds(inference, "dropout") == 0
 
 
 @pytest.mark.parametrize("name", ["digits.yml", "g16_b0_generated.yml"])

@@ -2,6 +2,7 @@
 
 from app.config.hardware import Chip, System
 from app.config.loader import dump, find_system, load_run
+from app.config.planning import Planning
 from app.config.schema import (
     Batching,
     Data,
@@ -22,6 +23,7 @@ __all__ = [
     "Norm",
     "Optimizer",
     "Pipeline",
+    "Planning",
     "Run",
     "Schedule",
     "System",

@@ -17,6 +17,7 @@ from typing import (
     Iterable,
     List,
     Literal,
+    Mapping,
     Sequence,
     Tuple,
     Type,
@@ -103,13 +104,18 @@ def load_section(cls: Type[T], path: Union[str, Path], overrides: Sequence[str] 
 
 def dump(run: Run) -> str:
     """The run as YAML with every field and the system written out: ``load_text`` gives it back."""
+    return dump_tree(asdict(run))
+
+
+def dump_tree(tree: Mapping[str, Any], columns: float = math.inf) -> str:
+    """Plain values as YAML that the loader reads as they are; lists are wrapped at ``columns``."""
     return yaml.dump(
-        asdict(run),
+        dict(tree),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=False,
-        width=math.inf,
+        width=columns,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Optional, Tuple
 from app.config.checks import FieldError as FieldError
 from app.config.checks import require as _require
 from app.config.hardware import System
+from app.config.planning import Planning
 
 ModelName = Literal[
     "efficientnet_b0",
@@ -445,6 +446,11 @@ class Run:
     """The weight update."""
     schedule: Schedule = field(default_factory=Schedule)
     """Learning rate over time."""
+    plan: Literal["given", "auto"] = "given"
+    """``given``: run what ``batching``, ``pipeline`` and ``memory`` say; ``auto``: let the planner
+    decide them before anything runs, for the global batch that they make."""
+    planning: Planning = field(default_factory=Planning)
+    """What the planner is asked for."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation and device randomness."""
 
@@ -456,6 +462,16 @@ class Run:
         )
         _require(self.seed >= 0, "seed", f"must not be negative, got {self.seed}")
         _require(self.seed < 2**63, "seed", f"must be below 2^63, got {self.seed}")
+        _require(
+            self.plan == "given" or self.planning.complete,
+            "planning.throughput",
+            "is needed by the objective 'ipus'; give the samples/s to reach",
+        )
+        if self.plan == "given":
+            self._require_runnable()
+
+    def _require_runnable(self) -> None:
+        """Rules between the sections that a plan decides."""
         used = self.pipeline.stages * self.batching.replicas
         _require(
             used <= self.system.ipus,
@@ -466,7 +482,7 @@ class Run:
         )
         needed, found = self.pipeline.required_accumulation, self.batching.gradient_accumulation
         _require(
-            found >= needed,
+            found >= needed or self.planning.mode == "inference",
             "batching.gradient_accumulation",
             f"must be at least {needed} for {self.pipeline.stages} pipeline stages, got {found}; "
             "raise it or use fewer stages",

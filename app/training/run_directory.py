@@ -1,13 +1,14 @@
-"""The folder of one run: configuration, metrics, checkpoints and the learning curve."""
+"""The folder of one run: configuration, plan, metrics, checkpoints and the learning curve."""
 
 import fcntl
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, Dict, Optional
 
 from app.config.loader import dump, load_run, load_text
-from app.config.schema import Run
+from app.config.schema import FieldError, Run
+from app.config.yaml_source import read_text
 from app.errors import CheckpointError, ConfigError
 from app.training.checkpoints import Checkpoint, CheckpointStore, write_durably, write_error
 from app.training.metrics import MetricsLog
@@ -17,6 +18,42 @@ MAY_CHANGE = frozenset(
 )
 """Settings that change no number of a run: it may be resumed with other values of them."""
 
+_CONFIG, _PLAN = "config.yml", "plan.yml"
+
+
+def stored_plan(path: Path, run: Run) -> Optional[str]:
+    """The plan that a directory's run follows, as a run file; None where nothing is planned yet.
+
+    Raises:
+        ConfigError: the directory belongs to another configuration.
+    """
+    _refuse_changes(path, run)
+    started, plan = (path / _CONFIG).exists(), path / _PLAN
+    return read_text(plan) if started and plan.exists() else None
+
+
+def follow(run: Run, plan: str, where: Path) -> Run:
+    """The run with what a plan decides: batching, splits and use of memory of a run file.
+
+    where: the file, for errors.
+
+    Raises:
+        ConfigError: the file holds no run, or one that this one cannot follow.
+    """
+    planned = load_text(plan, str(where))
+    try:
+        return replace(
+            run,
+            plan="given",
+            batching=planned.batching,
+            pipeline=planned.pipeline,
+            memory=planned.memory,
+        )
+    except FieldError as error:
+        raise ConfigError(
+            f"{where}: is no plan for this run, '{error.field}' {error}; remove it to plan anew"
+        ) from error
+
 
 class RunDirectory:
     """A run's files, held by one process at a time: until ``close``, or the end of a ``with``.
@@ -24,21 +61,23 @@ class RunDirectory:
     Args:
         path: made if it is not there.
         run: must be the configuration the directory was started with, but for ``MAY_CHANGE``.
+        plan: of a run with ``plan: auto``, the run file that it follows; kept as ``plan.yml``.
 
     Raises:
         CheckpointError: the directory cannot be written, or another process holds it.
         ConfigError: it belongs to another configuration.
     """
 
-    def __init__(self, path: Path, run: Run) -> None:
+    def __init__(self, path: Path, run: Run, plan: Optional[str] = None) -> None:
         self.path = path
-        self._run = run
+        self._run = run if plan is None else follow(run, plan, path / _PLAN)
         self.checkpoints = CheckpointStore(path, run.training.keep_checkpoints)
         self.metrics = MetricsLog(path / "metrics.jsonl")
         self.curve = path / "curve.png"
         with ExitStack() as on_failure:
             self._lock = on_failure.enter_context(_locked(path))
-            self._claim(path / "config.yml")
+            _refuse_changes(path, run)
+            self._claim(run, plan)
             on_failure.pop_all()
 
     def __enter__(self) -> "RunDirectory":
@@ -69,14 +108,28 @@ class RunDirectory:
             )
         return checkpoint
 
-    def _claim(self, config: Path) -> None:
-        changes = _changes(load_run(config), self._run) if config.exists() else ""
-        if changes:
-            raise ConfigError(
-                f"{self.path}: was started with another configuration ({changes}); "
-                "choose another --out, or give the configuration it was started with"
-            )
-        write_durably(config, dump(self._run).encode())
+    def _claim(self, run: Run, plan: Optional[str]) -> None:
+        """The plan comes first: without a configuration it counts for nothing."""
+        config, kept = self.path / _CONFIG, self.path / _PLAN
+        if plan is not None:
+            if not (config.exists() and kept.exists()):
+                write_durably(kept, plan.encode())
+            elif read_text(kept) != plan:
+                raise CheckpointError(
+                    f"{self.path}: another process planned this run meanwhile; start again, which "
+                    "follows its plan"
+                )
+        write_durably(config, dump(run).encode())
+
+
+def _refuse_changes(path: Path, run: Run) -> None:
+    config = path / _CONFIG
+    changes = _changes(load_run(config), run) if config.exists() else ""
+    if changes:
+        raise ConfigError(
+            f"{path}: was started with another configuration ({changes}); "
+            "choose another --out, or give the configuration it was started with"
+        )
 
 
 def _locked(path: Path) -> IO[bytes]:
@@ -101,6 +154,8 @@ def _changes(stored: Run, given: Run) -> str:
     different = sorted(
         key for key in {**was, **now} if was.get(key) != now.get(key) and key not in MAY_CHANGE
     )
+    if stored.plan == given.plan == "given":  # nothing is planned
+        different = [key for key in different if not key.startswith("planning.")]
     return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in different)
 
 

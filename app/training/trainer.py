@@ -4,7 +4,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -25,11 +25,12 @@ from app.training.evaluation import Evaluator, Score
 from app.training.metrics import DivergedError
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
-from app.training.run_directory import RunDirectory
+from app.training.run_directory import RunDirectory, follow, stored_plan
 from app.training.schedule import learning_rate_factor
 from datasets import ImageDataset, StreamSampler, TrainingStream, open_dataset
 
 Batch = Tuple[Tensor, Tensor]
+Planner = Callable[[Run], str]
 
 
 class RunLength:
@@ -54,23 +55,48 @@ class RunLength:
         self.steps = self.steps_per_epoch * self.epochs
 
 
+def _refuse_untrainable(run: Run) -> None:
+    if run.precision.types != "32.32":
+        raise ConfigError(
+            f"precision.types: {run.precision.types} can be simulated and not yet trained; "
+            "train with 32.32"
+        )
+    if run.planning.mode != "training":
+        raise ConfigError(
+            "planning.mode: the run is one for inference, which cannot be trained; plan it for "
+            "training"
+        )
+
+
+def _plan(run: Run, out: Path, planner: Optional[Planner]) -> str:
+    """The run file that a run follows: the one in its directory, else a new one."""
+    stored = stored_plan(out, run)
+    if stored is not None:
+        return stored
+    if planner is None:
+        raise ConfigError("plan: auto needs a planner; use `python -m app train`")
+    return planner(run)
+
+
 class Trainer:
     """One run in one directory: continues from its newest checkpoint, or starts.
 
     Args:
         run: the configuration.
         out: the run's directory.
+        planner: makes the run file of a run with ``plan: auto``, which is planned once: what was
+            planned stays in the directory.
+
+    ``run``, as an attribute, is what is trained: the planned run where there is a plan.
 
     Raises:
         AppError: whatever the user can mend, before the first step where it can be known by then.
     """
 
-    def __init__(self, run: Run, out: Path) -> None:
-        if run.precision.types != "32.32":
-            raise ConfigError(
-                f"precision.types: {run.precision.types} can be simulated and not yet trained; "
-                "train with 32.32"
-            )
+    def __init__(self, run: Run, out: Path, planner: Optional[Planner] = None) -> None:
+        _refuse_untrainable(run)
+        plan = _plan(run, out, planner) if run.plan == "auto" else None
+        asked, run = run, run if plan is None else follow(run, plan, out / "plan.yml")
         self.run = run
         self.dataset: ImageDataset = open_dataset(run.data, run.seed)
         self.length = RunLength(run, len(self.dataset.train))
@@ -87,7 +113,7 @@ class Trainer:
             WeightAverage(run.training.average_decay) if run.training.average_decay else None
         )
         with ExitStack() as on_failure:
-            self.directory = on_failure.enter_context(RunDirectory(out, run))
+            self.directory = on_failure.enter_context(RunDirectory(out, asked, plan))
             self.resumed = self._restore()
             on_failure.pop_all()
         self.executor = poptorch.trainingModel(model, self.options, self.optimizer)
