@@ -1,7 +1,7 @@
 """A target with its constants, running programs one way: costs and memory of lowered graphs."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Tuple
+from typing import Collection, Dict, List, Mapping, Optional, Tuple
 
 from app.ipu_model.calibration import Calibration
 from app.ipu_model.cost.context import CostContext
@@ -54,8 +54,13 @@ class Machine:
         scaled = {key: cost.scaled(scale) for key, cost in distinct.items()}
         return {op: scaled[id(cost)] for op, cost in found.items()}
 
-    def memories(self, lowered: Graph, costs: Mapping[int, Cost]) -> Tuple[IpuMemory, ...]:
-        """Bytes on every tile of every IPU of a replica."""
+    def memories(
+        self,
+        lowered: Graph,
+        costs: Mapping[int, Cost],
+        ipus: Optional[Collection[int]] = None,
+    ) -> Tuple[IpuMemory, ...]:
+        """Bytes on every tile of every IPU of a replica, or of those in `ipus`."""
         return measure(
             lowered,
             costs,
@@ -63,4 +68,5 @@ class Machine:
             self.target.without_io_tiles(self.execution.io_tiles),
             self.target.region0_tile_bytes,
             self.constants,
+            ipus,
         )

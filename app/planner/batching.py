@@ -62,7 +62,8 @@ def _stage_counts(request: Request) -> List[int]:
         return [len(fixed.splits) + 1]
     if fixed.stages is not None:
         return [fixed.stages]
-    return _powers_of_two(request.most_ipus)
+    counts = _powers_of_two(request.most_ipus)
+    return counts[1:] if fixed.recomputation == "pipeline" else counts
 
 
 def _replica_counts(request: Request, stages: int) -> List[int]:
@@ -73,7 +74,8 @@ def _replica_counts(request: Request, stages: int) -> List[int]:
     if request.objective == "latency":
         return [1]
     counts = _powers_of_two(request.most_ipus // stages)
-    return [each for each in counts if request.global_batch % each == 0][-1:]
+    dividing = [each for each in counts if request.global_batch % each == 0]
+    return dividing if request.objective == "micro_batch" else dividing[-1:]
 
 
 def _micro_batches(request: Request, share: int) -> List[int]:

@@ -24,6 +24,9 @@ __all__ = ["Cut", "Cutter", "Stage"]
 
 _ROUNDS = 12
 _TRIES = 8
+_RELAXING = 0.05
+"""Of the limit: by how much estimates are lowered where no cut seems to fit."""
+
 _ALL = slice(None)
 _PROMISE = 0.997
 """Of the best cost: what another partition must promise to be worth working out."""
@@ -108,7 +111,7 @@ class Cutter:
     """Cuts for one execution: its micro-batch, replicas, recomputation and places of state.
 
     stages: how many. everything: nothing is recomputed. fixed: cut points that are given, as bounds
-    of the tables.
+    of the tables. recomputation: the rule that is given.
     """
 
     def __init__(
@@ -118,9 +121,12 @@ class Cutter:
         stages: int,
         everything: bool = False,
         fixed: Optional[Sequence[int]] = None,
+        recomputation: Optional[str] = None,
     ) -> None:
         self.tables, self.stages, self.everything = tables, stages, everything
-        self.execution = replace(execution, recomputation=_recomputation(stages, everything))
+        self.execution = replace(
+            execution, recomputation=recomputation or _recomputation(stages, everything)
+        )
         self.machine: Machine = replace(tables.machine, execution=self.execution)
         self._legal = tables.legal if fixed is None else _only(tables, fixed)
         self._options = self._numbered()
@@ -149,6 +155,9 @@ class Cutter:
         for _ in range(_ROUNDS):
             costs = [self._costs(number, known, limit_bytes) for number in range(self.stages)]
             partition = best_partition(costs, self.hop_cycles)
+            if partition is None and found is None:
+                self._relax(limit_bytes)
+                continue
             if partition is None or (found and partition.cost >= found.cost * _PROMISE):
                 break
             stages = self._settled(partition, known, limit_bytes)
@@ -157,6 +166,10 @@ class Cutter:
                 if found is None or cut.cost < found.cost:
                     found = cut
         return found
+
+    def _relax(self, limit_bytes: int) -> None:
+        """Expect stages to need less: what was worked out so far may have been the exception."""
+        self._more_bytes = [more - _RELAXING * limit_bytes for more in self._more_bytes]
 
     def cut_of(self, stages: Sequence[Stage]) -> Cut:
         """Stages put together."""
@@ -237,8 +250,8 @@ class Cutter:
         tile_bytes = options.tile_bytes(*bounds)[at] - options.tile_bytes(*own)[at]
         return float(stage.cycles + cycles), float(stage.peak_tile_bytes + tile_bytes)
 
-    def most_frugal(self) -> Stage:
-        """The fullest stage of the cut that needs least memory, by the estimates."""
+    def most_frugal(self) -> Cut:
+        """The cut that needs least memory, by the estimates."""
         least = [
             np.where(self._legal, options.tile_bytes().min(axis=0), inf)
             for options in self._options
@@ -250,7 +263,7 @@ class Cutter:
             options = self._options[number]
             choice = options.choices[int(options.tile_bytes(first, end).argmin())]
             stages.append(self.work_out(number, first, end, choice))
-        return max(stages, key=lambda stage: stage.peak_tile_bytes)
+        return self.cut_of(stages)
 
     def _settled(
         self,

@@ -8,12 +8,12 @@ exactly; this decides which those are.
 """
 
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
+from typing import Callable, Dict, FrozenSet, Iterable, List, Sequence, Set, Tuple
 
 import numpy as np
 
 from app.ipu_model.cost.cost import Cost
-from app.ipu_model.graph import Graph, Op, Phase, Role, Tensor
+from app.ipu_model.graph import Element, Graph, Op, Phase, Role, Tensor
 from app.ipu_model.lowering import lower
 from app.ipu_model.machine import Machine
 from app.ipu_model.memory.mapping import PARAMETER_GRAIN_BYTES, spread
@@ -155,14 +155,14 @@ class Uncut:
             (read[id], self.tile_bytes(id)) for id in self.stored(level) if id in read
         )
 
-    def arriving_bytes(self, level: Level) -> Array:
-        """At every bound, what a stage that begins there stores of what arrives, beside what counts
-        as stored where it is read."""
+    def arriving(self, level: Level, value: Callable[[int], float]) -> Array:
+        """At every bound, the values in sum of what a stage that begins there stores of what
+        arrives, beside what counts as stored where it is read."""
         carried, read, stored = self.traced.carried, self.traced.first_read, self.stored(level)
         found = []
         for bound in self.bounds.tolist():
             others = (id for id in carried(bound) if id not in stored or read[id] < bound)
-            found.append(sum(map(self.tile_bytes, others)))
+            found.append(sum(map(value, others)))
         return np.array(found, dtype=np.float64)
 
     def recomputed(self, level: Level) -> List[Op]:
@@ -217,7 +217,8 @@ class Costing:
     def __init__(self, uncut: Uncut, proportion: float) -> None:
         execution: Execution = replace(uncut.execution, available_memory_proportion=(proportion,))
         machine = replace(uncut.machine, execution=execution)
-        self.uncut = uncut
+        self.uncut, self.machine = uncut, machine
+        self._stashing: Dict[Tuple[Tuple[int, ...], Element], float] = {}
         self.costs: Dict[int, Cost] = machine.costs(uncut.lowered)
         self.unshared = machine.constants.memory.unshared_code_share.value
         self.worked = self._cycles(
@@ -236,6 +237,28 @@ class Costing:
         """Running sum of the cycles of one micro-batch."""
         cycles: Array = self.worked + self._cycles(self.uncut.recomputed(level))
         return cycles
+
+    def stash_cycles(self, level: Level) -> Array:
+        """Running sum of what stashing and restoring the stored tensors takes."""
+        read = self.uncut.traced.first_read
+        stored = self.uncut.stored(level)
+        return self.uncut.running((read[id], self._stashed(id)) for id in stored if id in read)
+
+    def arriving_stash_cycles(self, level: Level) -> Array:
+        """At every bound, the same of what arrives there, beside what counts where it is read."""
+        return self.uncut.arriving(level, self._stashed)
+
+    def _stashed(self, id: int) -> float:
+        """Cycles of one stash and one restore of a tensor."""
+        tensor = self.uncut.lowered.tensors[id]
+        key = (tensor.shape, tensor.element)
+        if key not in self._stashing:
+            graph = Graph()
+            made, slots = graph.tensor(*key), graph.tensor((1, *tensor.shape), tensor.element)
+            graph.add("stash", [made.id], [slots.id], {"slots": 1})
+            graph.add("restore", [slots.id], [made.id], {"slots": 1}, phase=Phase.BACKWARD)
+            self._stashing[key] = sum(cost.cycles for cost in self.machine.costs(graph).values())
+        return self._stashing[key]
 
     def backward_peaks(self, level: Level) -> Array:
         """For each part: what is live at most in the backward pass, beside what a level stores.
@@ -311,7 +334,7 @@ def levels(costing: Costing) -> Tuple[Level, ...]:
     uncut = costing.uncut
     cost_of = {id: costing.costs[op.id].cycles for op in uncut.forward for id in op.outputs}
     bytes_of = {each.tensor: uncut.lowered.tensors[each.tensor].bytes for each in uncut.useful}
-    joints = {each.tensor for each in uncut.useful if each.joint and _is_block(each)}
+    joints = {each.tensor for each in uncut.useful if each.joint and each.unit}
     others = sorted(bytes_of.keys() - joints, key=lambda id: -cost_of[id] / bytes_of[id])
     total = sum(bytes_of[id] for id in others)
     found: Dict[FrozenSet[int], Level] = {frozenset(): Level("inputs", frozenset())}
@@ -321,11 +344,6 @@ def levels(costing: Costing) -> Tuple[Level, ...]:
         kept = frozenset([*joints, *others[:count]])
         found.setdefault(kept, Level(f"blocks and {share:.0%}", kept))
     return tuple(found.values())
-
-
-def _is_block(checkpoint: Checkpoint) -> bool:
-    """Whether the module is a member of a sequence, as the units of a network are."""
-    return checkpoint.module.rsplit(".", 1)[-1].isdigit()
 
 
 def _positions(traced: Traced, lowered: Graph) -> Dict[int, int]:

@@ -13,7 +13,7 @@ from app.ipu_model.machine import Machine
 from app.ipu_model.program import Execution
 from app.ipu_model.timing import StageDemand, StepTimes, step_times
 from app.planner.batching import Batching, batchings
-from app.planner.cutting import Cut, Cutter, Stage
+from app.planner.cutting import Cut, Cutter
 from app.planner.forecast import evened, forecast, least_tile_bytes
 from app.planner.network import Network, Traced
 from app.planner.request import PlanError, Request
@@ -30,6 +30,9 @@ _LARGEST_TENSOR = 1 / 16
 _TABLES = 4
 """Micro-batches that are tabulated at most."""
 
+_SMALL = 4
+"""The micro-batch by which the size of activations is judged."""
+
 _SEVERAL = 2
 """Micro-batches per weight update of a tabulated program: its gradients are accumulated."""
 
@@ -38,6 +41,9 @@ _HOPE = 1.12
 
 _FINE_HOPE = 1.02
 """The same, of what all cut points promise at a batching's own micro-batch."""
+
+_FRUGAL = 4
+"""Batchings that are tried where nothing promising fits."""
 
 _CUT = 3
 """Batchings that are cut exactly, beside those that turn out not to fit."""
@@ -71,7 +77,8 @@ class _Forecast:
 class Explorer:
     """Looks for the best candidate of a request.
 
-    `candidates` are all that were cut and fit, best first.
+    `candidates` are all that were cut and fit, best first. Where nothing promising fits, `least` is
+    the cut that needs least memory.
     """
 
     def __init__(self, network: Network, request: Request, machine: Machine) -> None:
@@ -80,6 +87,7 @@ class Explorer:
         self.candidates: List[Candidate] = []
         self._tables: Dict[int, Tables] = {}
         self._kept: List[Tuple[float, float]] = []
+        self.least: Optional[Cut] = None
 
     @property
     def best(self) -> Optional[Candidate]:
@@ -92,20 +100,83 @@ class Explorer:
         return tuple(sorted(self._tables))
 
     def explore(self) -> None:
-        """Fill `candidates`."""
-        self._table(self._first())
+        """Fill `candidates`.
+
+        Raises:
+            PlanError: the request contradicts the network.
+            ValueError: the network runs at none of the micro-batches.
+        """
+        self._tabulate(self._first())
         forecasts = self._forecasts()
         while forecasts and len(self._tables) < _TABLES:
             promising = forecasts[0].batching.micro_batch
             if promising in self._tables:
                 break
-            self._table(promising)
+            self._tabulate(promising)
             forecasts = self._forecasts()
         for each in forecasts:
             if len(self.candidates) >= _CUT or not self._is_worth_it(each):
                 break
             if len(self._tables) < _TABLES or each.batching.micro_batch in self._tables:
                 self._cut(each)
+        if not self.candidates:
+            self._cut_frugally()
+
+    def _tabulate(self, micro_batch: int) -> None:
+        """Make the tables of a micro-batch, or leave it out if the network cannot run it."""
+        try:
+            self._table(micro_batch)
+        except PlanError:
+            raise
+        except ValueError as error:
+            self._leave_out(micro_batch, error)
+
+    def _leave_out(self, micro_batch: int, error: ValueError) -> None:
+        others = tuple(each for each in self.batchings if each.micro_batch != micro_batch)
+        if not others:
+            raise error
+        self.batchings = others
+
+    def _cut_frugally(self) -> None:
+        """Nothing promising fits: take the smallest micro-batch and what needs least."""
+        smallest = min(each.micro_batch for each in self.batchings)
+        self._tabulate(smallest)
+        off_chip, everything = self._off_chip()[-1], self._storing()[0]
+        for batching in self._frugal()[:_FRUGAL]:
+            if batching.micro_batch not in self._tables:
+                continue
+            cutter = self._cutter(batching, everything, off_chip)
+            least = cutter.most_frugal()
+            if self.least is None or least.peak_tile_bytes < self.least.peak_tile_bytes:
+                self.least = least
+            cut = cutter.best(self.request.limit_bytes)
+            if cut is None and least.peak_tile_bytes <= self.request.limit_bytes:
+                cut = least
+            if cut is not None:
+                self.candidates.append(self.candidate(batching, cut, cutter))
+                return
+
+    def _frugal(self) -> List[Batching]:
+        """Batchings that are tabulated, those first that need least by the estimates."""
+        least = {}
+        for batching in self.batchings:
+            tables = self._tables.get(batching.micro_batch)
+            if tables is not None:
+                execution = self._execution(batching, self._off_chip()[-1])
+                least[batching] = least_tile_bytes(tables, execution, batching.stages)
+        return sorted(least, key=lambda batching: least[batching])
+
+    def _cutter(self, batching: Batching, everything: bool, off_chip: bool) -> Cutter:
+        tables = self._table(batching.micro_batch)
+        tables.add(self._proportions())
+        return Cutter(
+            tables,
+            self._execution(batching, off_chip),
+            batching.stages,
+            everything,
+            self._splits(tables),
+            self.request.fixed.recomputation,
+        )
 
     def _is_worth_it(self, promise: _Forecast) -> bool:
         """Whether a batching may be better than the best candidate: if it keeps as much of its
@@ -126,23 +197,6 @@ class Explorer:
         rank = self._rank(batching, self._times(stages, cutter.execution))
         hoped = rank * _FINE_HOPE if rank > 0 else rank / _FINE_HOPE
         return hoped > self._rank(best.batching, best.times)
-
-    def most_frugal(self) -> Stage:
-        """The fullest stage of the cut that needs least memory, by the estimates."""
-        found: List[Tuple[float, Batching]] = []
-        for batching in self.batchings:
-            if batching.micro_batch in self._tables:
-                tables = self._tables[batching.micro_batch]
-                execution = self._execution(batching, self._off_chip()[-1])
-                least = least_tile_bytes(tables, execution, batching.stages)
-                found.append((least, batching))
-        _, batching = min(found, key=lambda each: each[0])
-        tables = self._tables[batching.micro_batch]
-        execution = self._execution(batching, self._off_chip()[-1])
-        everything = self._storing()[0]
-        fixed = self._splits(tables)
-        cutter = Cutter(tables, execution, batching.stages, everything, fixed)
-        return cutter.most_frugal()
 
     def candidate(self, batching: Batching, cut: Cut, cutter: Cutter) -> Candidate:
         """A cut with the time that it takes."""
@@ -186,9 +240,15 @@ class Explorer:
         """Where to begin: the largest activation takes its usual share of a tile."""
         sizes = sorted({each.micro_batch for each in self.batchings})
         wanted = _LARGEST_TENSOR * self.machine.target.tile_memory_bytes
-        small = min(sizes, key=lambda size: abs(size - 4))
-        per_sample = self._largest_tile_bytes(small) / small
-        return min(sizes, key=lambda size: abs(size * per_sample - wanted))
+        for small in sorted(sizes, key=lambda size: abs(size - _SMALL)):
+            try:
+                per_sample = self._largest_tile_bytes(small) / small
+            except ValueError as error:
+                self._leave_out(small, error)
+                continue
+            runnable = {each.micro_batch for each in self.batchings}
+            return min(runnable, key=lambda size: abs(size * per_sample - wanted))
+        raise AssertionError("the last micro-batch is never left out")
 
     def _largest_tile_bytes(self, micro_batch: int) -> float:
         graph = self.network.at(micro_batch).graph
@@ -208,7 +268,7 @@ class Explorer:
         """What is fixed of memory, in terms of a trace."""
         fixed = self.request.fixed
         if fixed.checkpoints is None:
-            return Kept(fixed.proportions)
+            return Kept(fixed.proportions, recomputes=fixed.recomputation == "all")
         known = {each.module: each.tensor for each in traced.checkpoints}
         known.update(traced.results)
         unknown = [name for name in fixed.checkpoints if name not in known]
@@ -216,7 +276,8 @@ class Explorer:
             raise PlanError(
                 f"checkpoints: {unknown[0]!r} returns nothing that could be stored; keep other ones"
             )
-        return Kept(fixed.proportions, frozenset(known[name] for name in fixed.checkpoints))
+        given = frozenset(known[name] for name in fixed.checkpoints)
+        return Kept(fixed.proportions, given)
 
     def _proportions(self) -> Tuple[float, ...]:
         return tuple(sorted(set(self.request.fixed.proportions or _PROPORTIONS), reverse=True))
@@ -224,11 +285,7 @@ class Explorer:
     def _cut(self, promise: _Forecast) -> None:
         """Cut a batching exactly; it may turn out not to fit."""
         batching = promise.batching
-        tables = self._table(batching.micro_batch)
-        tables.add(self._proportions())
-        execution = self._execution(batching, promise.off_chip)
-        fixed = self._splits(tables)
-        cutter = Cutter(tables, execution, batching.stages, promise.everything, fixed)
+        cutter = self._cutter(batching, promise.everything, promise.off_chip)
         if not self._is_still_worth_it(cutter, batching):
             return
         cut = cutter.best(self.request.limit_bytes)

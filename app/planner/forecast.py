@@ -92,7 +92,7 @@ def stage_choices(
     """
     last, training = number == stages - 1, execution.training
     choices = tables.choices(everything or not training)
-    free = tables.kept.checkpoints is None
+    free = tables.kept.checkpoints is None and not tables.kept.recomputes
     if last and training and free and not everything:
         choices += tables.at_levels([FOLLOWING if stages > 1 else EVERYTHING])
     slots = 2 * (stages - 1 - number) + 1 if training and not last else 0

@@ -29,13 +29,15 @@ class Checkpoint:
     """What `module` returns can be stored: the tensor, and the position of its operation.
 
     `joint`: it is all that the rest of the network reads of what came before, so that storing it
-    cuts recomputation in two; such are the results of residual blocks.
+    cuts recomputation in two; such are the results of residual blocks. `unit`: a module that
+    returns it is a member of a sequence, as the units of a network are.
     """
 
     module: str
     tensor: int
     position: int
     joint: bool
+    unit: bool = False
 
 
 class Traced:
@@ -87,13 +89,15 @@ class Traced:
         """Every tensor once, under the name of the outermost module that returns it."""
         joints = {ids[0] for ids in self._frontiers().values() if len(ids) == 1}
         found: Dict[int, Checkpoint] = {}
+        units = {id for name, id in self.results.items() if name.rsplit(".", 1)[-1].isdigit()}
         for name, span in spans.items():
             op = self.graph.ops[span.last]
             if op.kind == "view" or not op.outputs or op.outputs[0] not in self.wanted:
                 continue
             tensor = op.outputs[0]
             if tensor in self.last_read and self.last_read[tensor] > span.last:
-                found.setdefault(tensor, Checkpoint(name, tensor, span.last, tensor in joints))
+                joint, unit = tensor in joints, tensor in units
+                found.setdefault(tensor, Checkpoint(name, tensor, span.last, joint, unit))
         return tuple(sorted(found.values(), key=lambda each: each.position))
 
     def _frontiers(self) -> Dict[int, List[int]]:

@@ -41,7 +41,7 @@ def best_partition(stage_costs: Sequence[Array], hop_costs: Array) -> Optional[P
     if best is None:
         return None
     floor, found = best.cost, None
-    for limit in np.unique(hop_costs[1:-1]):
+    for limit in np.unique(hop_costs[1:-1][np.isfinite(hop_costs[1:-1])]):
         if found is not None and floor + limit >= found.cost:
             break  # no slower hop can pay
         cut = _bottleneck(stage_costs, hop_costs <= limit)

@@ -106,8 +106,9 @@ def _confirmed(traced: Traced, cut: Cut, request: Request) -> Simulation:
 
 def _misfit(network: Network, request: Request, machine: Machine, explorer: Explorer) -> Misfit:
     """The most frugal program, and the changes of the request that would do."""
-    worst = explorer.most_frugal()
-    memory = worst.result.memory
+    assert explorer.least is not None, "without candidates there is a least cut"
+    stages = explorer.least.stages
+    memory = max(stages, key=lambda stage: stage.peak_tile_bytes).result.memory
     levers = tuple(_levers(network, request, machine, memory.peak_tile_bytes))
     return Misfit(
         ipu=memory.ipu,

@@ -8,6 +8,8 @@ from app.ipu_model.target import Target
 
 __all__ = ["Fixed", "Objective", "PlanError", "Request"]
 
+_RECOMPUTATIONS = ("none", "all", "pipeline")
+
 Objective = Literal["throughput", "latency", "ipus", "micro_batch"]
 
 
@@ -33,6 +35,17 @@ class Fixed:
     state_off_chip: Optional[bool] = None
     replicated_tensor_sharding: Optional[bool] = None
     io_tiles: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "replicas", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PlanError(f"{name}: must be at least 1, got {value}")
+        if self.recomputation not in (None, *_RECOMPUTATIONS):
+            raise PlanError(
+                f"recomputation: a plan has {', '.join(_RECOMPUTATIONS)}, got "
+                f"{self.recomputation}; keep one of them, or none"
+            )
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def work_out(traced: Traced, place: Place, execution: Execution, machine: Machin
     again = [op for op in alone.in_phase(Phase.RECOMPUTE) if op.ipu == place.number]
     return StageResult(
         demand=here,
-        memory=machine.memories(alone, costs)[place.number],
+        memory=machine.memories(alone, costs, (place.number,))[0],
         recompute_cycles=sum(costs[op.id].cycles for op in again),
     )
 

@@ -29,10 +29,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Kept:
-    """What stages must not choose: the proportion of each, and the tensors that are stored."""
+    """What stages must not choose: the proportion of each, the tensors that are stored, and that
+    all others are recomputed."""
 
     proportions: Optional[Tuple[float, ...]] = None
     checkpoints: Optional[FrozenSet[int]] = None
+    recomputes: bool = False
 
     def allows(self, choice: Choice, number: int) -> bool:
         """Whether the stage of this number may take a choice; the last value holds for the rest."""
@@ -43,13 +45,15 @@ class Kept:
 class _Stretches(NamedTuple):
     """[a, b] of all stretches from bound a to bound b, under one choice.
 
-    All but `cycles` are tile bytes: what a micro-batch stores, what of it arrives [a, 1], code, and
-    the peaks of both passes beside it.
+    `cycles` of operations, and of `stashing` what is stored and restored. The others are tile
+    bytes: what a micro-batch stores, what of it arrives [a, 1], code, and the peaks of both passes
+    beside it.
     """
 
     cycles: Array
     stored: Array
     arriving: Array
+    stashing: Array
     code: Array
     backward: Array
     forward: Array
@@ -156,6 +160,7 @@ class Tables:
             table.cycles * (scale + (1 - scale) * self.control_share),
             table.stored * scale,
             table.arriving * scale,
+            table.stashing * scale,
             table.code,
             table.backward * scale,
             table.forward * scale,
@@ -172,7 +177,8 @@ class Tables:
         forward = table.forward if stashes else table.forward + table.stored
         live = self.gaps * (np.maximum(table.backward, forward) + arriving + leaving)
         code = table.code + self.machine.constants.memory.control_code_bytes.value
-        return table.cycles, lasting + code + live, table.stored + table.arriving
+        cycles = table.cycles + table.stashing if stashes else table.cycles
+        return cycles, lasting + code + live, table.stored + table.arriving
 
     def _of(self, choice: Choice) -> _Stretches:
         if choice not in self._stretches:
@@ -187,7 +193,9 @@ class Tables:
         return _Stretches(
             cycles=_differences(costing.cycles(level)),
             stored=_differences(stored),
-            arriving=uncut.arriving_bytes(level)[:, None],
+            arriving=uncut.arriving(level, uncut.tile_bytes)[:, None],
+            stashing=_differences(costing.stash_cycles(level))
+            + costing.arriving_stash_cycles(level)[:, None],
             code=costing.code_bytes(level),
             backward=_largest(peaks) - stored[:, None],
             forward=_largest(costing.forward_peaks),

@@ -128,12 +128,6 @@ def test_a_stage_may_be_dearer_under_one_number_than_under_another() -> None:
     assert found == Partition((0, 1, 4), 3.0)
 
 
-INFINITE_HOPS = pytest.mark.xfail(
-    strict=True, reason="a partition whose slowest hop is infinite is handed out as one"
-)
-
-
-@INFINITE_HOPS
 @LAWS
 @given(tables(), seeds)
 def test_no_cut_is_made_where_the_hop_is_infinite(

@@ -99,11 +99,6 @@ SHARED = pytest.mark.xfail(
     reason="a gradient that an earlier stage sums up and accumulates is accumulated where it is "
     "made: what stands in for the earlier stage has no part in the loss",
 )
-NO_BACKWARD = pytest.mark.xfail(
-    strict=True,
-    raises=IndexError,
-    reason="memory is measured on the IPU of the next stage too, where nothing runs",
-)
 
 
 @pytest.mark.parametrize("name", [name for name in NETS if name != "tied"])
@@ -150,7 +145,6 @@ def test_a_single_stage_of_inference(name: str) -> None:
     check(network, (0, len(network)), INFERENCE)
 
 
-@NO_BACKWARD
 @pytest.mark.parametrize("name", NETS)
 def test_stages_of_inference(name: str) -> None:
     network = traced(name, training=False)

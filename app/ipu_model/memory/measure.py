@@ -7,7 +7,7 @@ how tensors lie (see `mapping`), and that temporaries and code count on every ti
 that has most of them.
 """
 
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -36,8 +36,9 @@ def measure(
     target: PlannerTarget,
     region0_tile_bytes: int,
     calibration: Calibration,
+    ipus: Optional[Collection[int]] = None,
 ) -> Tuple[IpuMemory, ...]:
-    """Memory of each IPU of the replica.
+    """Memory of each IPU of the replica, or of those in `ipus`.
 
     `graph` is lowered: it holds every operation of one micro-batch and one weight update, with
     stashes and copies. `costs` are by operation id; their temporaries count as they are, tensors
@@ -57,7 +58,8 @@ def measure(
         if op.id not in costs:
             raise GraphError(f"op {op.id} ({op.label}): it has no cost; work out all of them first")
     meter = _Meter(graph, costs, execution, target.tiles, calibration)
-    return tuple(meter.ipu(program) for program in programs(graph))
+    wanted = (each for each in programs(graph) if ipus is None or each.ipu in ipus)
+    return tuple(meter.ipu(program) for program in wanted)
 
 
 class _Meter:
