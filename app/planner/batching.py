@@ -23,11 +23,6 @@ class Batching:
         """IPUs at work."""
         return self.stages * self.replicas
 
-    @property
-    def ticks(self) -> int:
-        """Pipeline cycles of a weight update, those of the slowest stage."""
-        return self.accumulation + self.stages - 1
-
 
 def batchings(request: Request) -> Tuple[Batching, ...]:
     """All that the request admits.

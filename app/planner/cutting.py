@@ -96,8 +96,8 @@ class _Numbered:
 
     def cycles(self, first: Union[int, slice] = _ALL, end: Union[int, slice] = _ALL) -> Array:
         """Estimated cycles under every choice, of one stretch or of all."""
-        cycles: Array = self.options.cycles[:, first, end] + self.waiting_cycles
-        return cycles
+        cycles: Array = self.options.cycles[:, first, end]
+        return cycles + self.waiting_cycles if self.waiting_cycles else cycles
 
     def tile_bytes(self, first: Union[int, slice] = _ALL, end: Union[int, slice] = _ALL) -> Array:
         """Estimated bytes under every choice, of one stretch or of all."""

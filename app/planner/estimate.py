@@ -24,7 +24,7 @@ from app.planner.partition import Array
 
 __all__ = ["EVERYTHING", "FOLLOWING", "Costing", "Level", "Uncut", "levels"]
 
-_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 """Of the bytes of all checkpoints: the levels that are looked at."""
 
 _HOST = ("host_load", "host_store")

@@ -1,6 +1,8 @@
 """Why a plan is as it is: what its time goes into, what each cut's neighbours would do, what else
 was found."""
 
+from dataclasses import replace
+from math import inf
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from app.ipu_model.graph import Role
@@ -12,7 +14,7 @@ from app.planner.plan import Alternative, CutMove, Plan, PlannedStage
 __all__ = ["explained"]
 
 _MARGINS = (0.0, 0.15)
-"""Margins that the plan's batching is also cut for."""
+"""Margins at which the plan's batching is estimated too."""
 
 _RUNNERS_UP = 5
 _TERMS = 4
@@ -157,11 +159,22 @@ def _neighbours(cutter: Cutter, before: Stage, after: Stage) -> Iterator[int]:
 
 
 def _at_other_margins(best: Candidate, explorer: Explorer) -> Iterator[Alternative]:
-    tile_memory_bytes = explorer.request.target.tile_memory_bytes
+    """The plan's batching at other margins, as the estimates change with the limit."""
+    request = explorer.request
+    now = best.cutter.promise(request.limit_bytes)
     for margin in _MARGINS:
-        cut = best.cutter.best(int(tile_memory_bytes * (1 - margin)))
-        if cut is not None:
-            yield _alternative(explorer.candidate(best.batching, cut, best.cutter), explorer)
+        if margin == request.margin or now == inf:
+            continue
+        cycles = best.cutter.promise(replace(request, margin=margin).limit_bytes)
+        if cycles < inf:
+            reached = best.throughput_samples_per_s * now / cycles
+            yield replace(
+                _alternative(best, explorer),
+                throughput_samples_per_s=reached,
+                margin=margin,
+                splits=(),
+                estimated=True,
+            )
 
 
 def _alternative(candidate: Candidate, explorer: Explorer) -> Alternative:

@@ -7,6 +7,7 @@ promise about as much are cut exactly.
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from app.ipu_model.machine import Machine
@@ -41,6 +42,10 @@ _HOPE = 1.12
 
 _FINE_HOPE = 1.02
 """The same, of what all cut points promise at a batching's own micro-batch."""
+
+_HOPELESS = 0.8
+"""Of the best forecast: batchings whose bound is below it are not forecast; a bound from the tables
+of another micro-batch may be too low by less."""
 
 _FRUGAL = 4
 """Batchings that are tried where nothing promising fits."""
@@ -168,7 +173,8 @@ class Explorer:
 
     def _cutter(self, batching: Batching, everything: bool, off_chip: bool) -> Cutter:
         tables = self._table(batching.micro_batch)
-        tables.add(self._proportions())
+        if not self.candidates:  # the most promising one; for others Poplar's own will do
+            tables.add(self._proportions())
         return Cutter(
             tables,
             self._execution(batching, off_chip),
@@ -205,18 +211,40 @@ class Explorer:
 
     def _forecasts(self) -> List[_Forecast]:
         """Of all batchings that may fit, the most promising first."""
-        found = []
-        for batching in self.batchings:
+        found: List[_Forecast] = []
+        best = 0.0
+        for batching in sorted(self.batchings, key=self._bound, reverse=True):
+            if self._bound(batching) < _HOPELESS * best:
+                break
             made = [self._forecast(batching, everything) for everything in self._storing()]
             promising = [each for each in made if each is not None]
             if promising:
                 found.append(max(promising, key=lambda each: each.rank))
+                best = max(best, found[-1].rank)
         return sorted(found, key=lambda each: each.rank, reverse=True)
+
+    def _bound(self, batching: Batching) -> float:
+        """Samples per second that even stages without recomputation cannot exceed, about; where
+        something else counts, no bound."""
+        if self.request.objective not in ("throughput", "ipus"):
+            return inf
+        near = self._nearest(batching)
+        cycles = near.least_cycles * batching.micro_batch / near.machine.execution.micro_batch
+        ticks = batching.accumulation + batching.stages - 1
+        if not self.request.execution.training:
+            ticks = batching.stages
+        step_s = ticks * cycles / batching.stages / self.machine.target.clock_hz
+        samples = batching.micro_batch * batching.accumulation * batching.replicas
+        return samples / step_s
+
+    def _nearest(self, batching: Batching) -> Tables:
+        """The tables of the nearest micro-batch."""
+        near = min(self._tables, key=lambda size: abs(size / batching.micro_batch - 1))
+        return self._tables[near]
 
     def _forecast(self, batching: Batching, everything: bool) -> Optional[_Forecast]:
         """Optimiser state goes off chip where nothing fits with it."""
-        near = min(self._tables, key=lambda size: abs(size / batching.micro_batch - 1))
-        tables, limit = self._tables[near], self.request.limit_bytes
+        tables, limit = self._nearest(batching), self.request.limit_bytes
         for off_chip in self._off_chip():
             execution = self._execution(batching, off_chip)
             stages = forecast(tables, execution, batching.stages, limit, everything)

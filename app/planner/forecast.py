@@ -36,13 +36,11 @@ def forecast(
     images = image_cycles(tables, execution, stages)
     costs = []
     for number in range(stages):
-        table = np.full(legal.shape, inf)
         slots, choices = stage_choices(tables, execution, number, stages, everything)
-        for choice in choices:
-            cycles, tile_bytes = tables.scaled(choice, slots, execution)
-            cycles = cycles + (images if number == 0 else 0.0)
-            table = np.where(legal & (tile_bytes <= limit_bytes), np.minimum(table, cycles), table)
-        costs.append(table)
+        cycles, once, each = tables.scaled(choices, slots > 0, execution)
+        fits = legal & (once + slots * each <= limit_bytes)
+        fastest = np.where(fits, cycles, inf).min(axis=0, initial=inf)
+        costs.append(fastest if number else fastest + images)
     scale = execution.micro_batch / tables.machine.execution.micro_batch
     found = best_partition(costs, scale * hop_cycles(tables, stages)[coarse])
     return evened(tables, execution, stages, found.cost) if found else None
@@ -76,8 +74,8 @@ def least_tile_bytes(tables: Tables, execution: Execution, stages: int) -> float
     least = []
     for number in range(stages):
         slots, choices = stage_choices(tables, execution, number, stages, False)
-        each = [tables.scaled(choice, slots, execution)[1] for choice in choices]
-        least.append(np.where(legal, np.min(each, axis=0), inf))
+        _, once, each = tables.scaled(choices, slots > 0, execution)
+        least.append(np.where(legal, (once + slots * each).min(axis=0), inf))
     found = best_partition(least, np.zeros(len(tables.coarse)))
     return found.cost if found else inf
 

@@ -54,7 +54,11 @@ class CutMove:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another plan that was worked out: how it batches, and what it reaches with which margin."""
+    """Another plan: how it batches, and what it reaches with which margin.
+
+    `estimated`: by the estimates alone, as the plan's batching at another margin; then the splits
+    are left out.
+    """
 
     stages: int
     replicas: int
@@ -64,6 +68,7 @@ class Alternative:
     margin: float
     recomputation: str
     splits: Tuple[str, ...]
+    estimated: bool = False
 
 
 @dataclass(frozen=True)

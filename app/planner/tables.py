@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -88,6 +88,7 @@ class Tables:
         ]
         self._stretches: Dict[Choice, _Stretches] = {}
         self._whole: Dict[Tuple[int, bool, bool], StageDemand] = {}
+        self._scaled: Dict[object, Any] = {}
         self._coarse: Dict[Choice, _Stretches] = {}
         single = [
             bound for bound in range(1, self.parts) if len(traced.carried(self.bounds[bound])) == 1
@@ -102,6 +103,11 @@ class Tables:
     def parts(self) -> int:
         """Parts that the network can be cut into."""
         return len(self.bounds) - 1
+
+    @property
+    def least_cycles(self) -> float:
+        """Cycles of a micro-batch through the whole network, of which nothing is recomputed."""
+        return min(float(costing.worked[-1]) for costing in self.costings.values())
 
     def add(self, proportions: Sequence[float]) -> None:
         """Let stages choose from these available memory proportions too."""
@@ -145,10 +151,24 @@ class Tables:
         lasting = _differences(self.uncut.lasting_bytes(execution))
         return self._put_together(self._of(choice), lasting, self.uncut.carried_bytes, stashes)
 
-    def scaled(self, choice: Choice, slots: int, execution: Execution) -> Tuple[Array, Array]:
-        """Cycles and all bytes of a stage between the bounds in `coarse`, at the execution's
-        micro-batch, roughly: tensors and temporaries grow with it, and so do cycles but for those
-        of control."""
+    def scaled(
+        self, choices: Sequence[Choice], stashes: bool, execution: Execution
+    ) -> Tuple[Array, Array, Array]:
+        """[choice, a, b] of a stage between the bounds in `coarse`: cycles, bytes of the fullest
+        tile, and what it stashes for each slot, at the execution's micro-batch, roughly: tensors
+        and temporaries grow with it, and so do cycles but for those of control."""
+        places = (execution.state_off_chip, execution.weights_off_chip)
+        lasting = (execution.replicas, execution.replicated_tensor_sharding, *places)
+        key = (tuple(choices), stashes, execution.micro_batch, lasting)
+        if key not in self._scaled:
+            each = [self._scale(choice, stashes, execution) for choice in choices]
+            self._scaled[key] = tuple(np.stack(arrays) for arrays in zip(*each))
+        cycles, once, slot = self._scaled[key]
+        return cycles, once, slot
+
+    def _scale(
+        self, choice: Choice, stashes: bool, execution: Execution
+    ) -> Tuple[Array, Array, Array]:
         if choice not in self._coarse:
             here = np.ix_(self.coarse, self.coarse)
             whole = self._of(choice)
@@ -167,8 +187,7 @@ class Tables:
         )
         lasting = _differences(self.uncut.lasting_bytes(execution)[self.coarse])
         carried = self.uncut.carried_bytes[self.coarse] * scale
-        cycles, once, each = self._put_together(grown, lasting, carried, slots > 0)
-        return cycles, once + slots * each
+        return self._put_together(grown, lasting, carried, stashes)
 
     def _put_together(
         self, table: _Stretches, lasting: Array, carried: Array, stashes: bool

@@ -111,11 +111,6 @@ def test_what_cannot_be_dealt_out_is_refused(fixed: Fixed, kept: str) -> None:
     )
 
 
-def test_ticks_are_those_of_filling_and_draining_too() -> None:
-    assert Batching(4, 2, 8, 16).ticks == 16 + 3
-    assert Batching(1, 16, 8, 16).ticks == 16
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

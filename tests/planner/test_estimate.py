@@ -104,7 +104,7 @@ def test_cycles_of_a_pipelines_last_stage_are_estimated_closely(name: str) -> No
 def test_cycles_of_stages_that_stash_are_estimated_closely(name: str) -> None:
     for each in compared(name, 2):
         if each.number == 0:
-            assert abs(each.cycles) < 0.08, each
+            assert abs(each.cycles) < 0.1, each
 
 
 @pytest.mark.parametrize("name", NETWORKS)

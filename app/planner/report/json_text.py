@@ -22,8 +22,9 @@ One object with sorted keys. Bytes and cycles are whole numbers, times are secon
 - `moves`: each `cut` as `moved_to` its neighbours, with `cycles`, `moved_cycles`, `tile_bytes` and
   `moved_tile_bytes` of the stages before and after it, and whether it `fits`;
 - `runners_up`, `front`: other plans (`stages`, `replicas`, `micro_batch`, `gradient_accumulation`,
-  `throughput_samples_per_s`, `margin`, `recomputation`, `splits`); `front` holds those that none
-  beats in both throughput and margin, and so usually this one;
+  `throughput_samples_per_s`, `margin`, `recomputation`, `splits`, and whether they are
+  `estimated` only); `front` holds those that none beats in both throughput and margin, and so
+  usually this one;
 - `forecast`, `worked_out`: batchings that were forecast, stages that were worked out exactly.
 """
 
@@ -125,6 +126,7 @@ def _alternative(other: Alternative) -> Dict[str, Any]:
         "throughput_samples_per_s": _finite(other.throughput_samples_per_s),
         "margin": _finite(other.margin),
         "recomputation": other.recomputation,
+        "estimated": other.estimated,
         "splits": list(other.splits),
     }
 

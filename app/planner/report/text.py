@@ -181,7 +181,7 @@ def _rows(plan: Plan, found: Sequence[Alternative]) -> Iterator[str]:
         change = ratio(each.throughput_samples_per_s, plan.throughput_samples_per_s) - 1
         layout = f"{each.stages} x {each.replicas}"
         batch = f"{each.micro_batch} x {each.gradient_accumulation}"
-        note = "  this plan" if is_this_plan(plan, each) else ""
+        note = "  this plan" if is_this_plan(plan, each) else "  estimated" * each.estimated
         yield (
             f"  {count(each.throughput_samples_per_s):>9} {_signed(change):>7} "
             f"{percent(each.margin):>6} {layout:>17} {batch:>26}  {each.recomputation:<13}{note}"
