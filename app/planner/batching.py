@@ -28,7 +28,8 @@ def batchings(request: Request) -> Tuple[Batching, ...]:
     """All that the request admits.
 
     Stages and replicas are powers of two, as partitions of a system are. Of replicas there are as
-    many as the IPUs allow and the global batch can be dealt out to.
+    many as the IPUs allow and the global batch can be dealt out to; one for the least latency, and
+    any number for the largest micro-batch.
 
     Raises:
         PlanError: there is none; says why.
@@ -41,14 +42,20 @@ def batchings(request: Request) -> Tuple[Batching, ...]:
 
 def _all(request: Request) -> Iterator[Batching]:
     training = request.execution.training
+    every = request.objective == "micro_batch"
     for stages in _stage_counts(request):
         for replicas in _replica_counts(request, stages):
             share = request.global_batch // replicas
+            found = []
             for micro_batch in _micro_batches(request, share):
                 accumulation = share // micro_batch
                 enough = stages == 1 or accumulation >= 2 * stages - 1
                 if enough or not training:
-                    yield Batching(stages, replicas, micro_batch, accumulation if training else 1)
+                    count = accumulation if training else 1
+                    found.append(Batching(stages, replicas, micro_batch, count))
+            yield from found
+            if found and not every:
+                break  # as many replicas as there can be
 
 
 def _stage_counts(request: Request) -> List[int]:
@@ -66,11 +73,10 @@ def _replica_counts(request: Request, stages: int) -> List[int]:
         fits = stages * request.fixed.replicas <= request.most_ipus
         divides = request.global_batch % request.fixed.replicas == 0
         return [request.fixed.replicas] if fits and divides else []
-    if request.objective == "latency":
-        return [1]
     counts = _powers_of_two(request.most_ipus // stages)
-    dividing = [each for each in counts if request.global_batch % each == 0]
-    return dividing if request.objective == "micro_batch" else dividing[-1:]
+    if request.objective == "latency":
+        counts = counts[:1]
+    return [each for each in reversed(counts) if request.global_batch % each == 0]
 
 
 def _micro_batches(request: Request, share: int) -> List[int]:
@@ -98,6 +104,11 @@ def _why_none(request: Request) -> str:
         if value is not None
     ]
     kept = f" with {', '.join(held)} kept" if held else ""
+    if not request.execution.training:
+        return (
+            f"global_batch: {batch} cannot be dealt out to {request.most_ipus} IPUs{kept}: it must "
+            "be replicas x micro-batch; change it, or keep less"
+        )
     return (
         f"global_batch: {batch} cannot be dealt out to {request.most_ipus} IPUs{kept}: it must be "
         "replicas x micro-batch x accumulation, and n > 1 stages need an accumulation of 2n - 1 at "

@@ -173,7 +173,7 @@ class Cutter:
 
     def cut_of(self, stages: Sequence[Stage]) -> Cut:
         """Stages put together."""
-        hops = [float(self.hop_cycles[stage.first]) for stage in stages[1:]]
+        hops = [float(self.hop_cycles[hop, each.first]) for hop, each in enumerate(stages[1:])]
         cost = max(stage.cycles for stage in stages) + max(hops, default=0.0)
         proportions = tuple(stage.choice.proportion for stage in stages)
         alone = len(stages) == 1 and stages[0].choice.level.everything
@@ -203,11 +203,14 @@ class Cutter:
             stage = self.work_out(number, first, end, options.choices[at])
             self._more_bytes[number] = stage.peak_tile_bytes - float(tile_bytes[at])
             self._more_cycles[number] = stage.cycles / float(cycles[at])
-            if stage.peak_tile_bytes <= limit_bytes and (
-                best is None or stage.cycles < best.cycles
-            ):
+            fits = stage.peak_tile_bytes <= limit_bytes and self._code_fits(stage)
+            if fits and (best is None or stage.cycles < best.cycles):
                 best, best_estimate = stage, float(cycles[at])
         return best
+
+    def _code_fits(self, stage: Stage) -> bool:
+        """Whether the stage's code fits in the region of a tile that can hold code."""
+        return stage.result.memory.region0_tile_bytes <= self.machine.target.region0_tile_bytes
 
     def work_out(
         self,
@@ -250,16 +253,17 @@ class Cutter:
         tile_bytes = options.tile_bytes(*bounds)[at] - options.tile_bytes(*own)[at]
         return float(stage.cycles + cycles), float(stage.peak_tile_bytes + tile_bytes)
 
-    def most_frugal(self) -> Cut:
-        """The cut that needs least memory, by the estimates."""
+    def most_frugal(self) -> Optional[Cut]:
+        """The cut that needs least memory, by the estimates; None if the stages cannot be cut."""
         least = [
             np.where(self._legal, options.tile_bytes().min(axis=0), inf)
             for options in self._options
         ]
-        partition = best_partition(least, np.zeros_like(self.hop_cycles))
-        bounds = partition.bounds if partition else (0, self.tables.parts)
+        partition = best_partition(least, np.zeros(self.tables.parts + 1))
+        if partition is None:
+            return None
         stages = []
-        for number, (first, end) in enumerate(zip(bounds, bounds[1:])):
+        for number, (first, end) in enumerate(zip(partition.bounds, partition.bounds[1:])):
             options = self._options[number]
             choice = options.choices[int(options.tile_bytes(first, end).argmin())]
             stages.append(self.work_out(number, first, end, choice))

@@ -3,7 +3,7 @@ was found."""
 
 from dataclasses import replace
 from math import inf
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from app.ipu_model.graph import Role
 from app.ipu_model.simulation import Simulation
@@ -65,7 +65,7 @@ def explained(best: Candidate, explorer: Explorer, simulation: Simulation, thoro
     )
 
 
-def _names(cutter: Cutter) -> "dict[int, str]":
+def _names(cutter: Cutter) -> Dict[int, str]:
     return {each.tensor: each.module for each in cutter.tables.traced.checkpoints}
 
 

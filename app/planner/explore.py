@@ -99,11 +99,6 @@ class Explorer:
         """The best candidate so far."""
         return self.candidates[0] if self.candidates else None
 
-    @property
-    def tabulated(self) -> Tuple[int, ...]:
-        """Micro-batches that were looked at."""
-        return tuple(sorted(self._tables))
-
     def explore(self) -> None:
         """Fill `candidates`.
 
@@ -111,7 +106,8 @@ class Explorer:
             PlanError: the request contradicts the network.
             ValueError: the network runs at none of the micro-batches.
         """
-        self._tabulate(self._first())
+        while not self._tables:
+            self._tabulate(self._first())
         forecasts = self._forecasts()
         while forecasts and len(self._tables) < _TABLES:
             promising = forecasts[0].batching.micro_batch
@@ -152,6 +148,8 @@ class Explorer:
                 continue
             cutter = self._cutter(batching, everything, off_chip)
             least = cutter.most_frugal()
+            if least is None:
+                continue  # too few layers for so many stages
             if self.least is None or least.peak_tile_bytes < self.least.peak_tile_bytes:
                 self.least = least
             cut = cutter.best(self.request.limit_bytes)
@@ -232,7 +230,7 @@ class Explorer:
         cycles = near.least_cycles * batching.micro_batch / near.machine.execution.micro_batch
         ticks = batching.accumulation + batching.stages - 1
         if not self.request.execution.training:
-            ticks = batching.stages
+            ticks = 1
         step_s = ticks * cycles / batching.stages / self.machine.target.clock_hz
         samples = batching.micro_batch * batching.accumulation * batching.replicas
         return samples / step_s
@@ -297,8 +295,8 @@ class Explorer:
         fixed = self.request.fixed
         if fixed.checkpoints is None:
             return Kept(fixed.proportions, recomputes=fixed.recomputation == "all")
-        known = {each.module: each.tensor for each in traced.checkpoints}
-        known.update(traced.results)
+        stored = {each.tensor for each in traced.checkpoints}
+        known = {name: id for name, id in traced.results.items() if id in stored}
         unknown = [name for name in fixed.checkpoints if name not in known]
         if unknown:
             raise PlanError(
@@ -313,6 +311,9 @@ class Explorer:
     def _cut(self, promise: _Forecast) -> None:
         """Cut a batching exactly; it may turn out not to fit."""
         batching = promise.batching
+        self._tabulate(batching.micro_batch)
+        if batching.micro_batch not in self._tables:
+            return
         cutter = self._cutter(batching, promise.everything, promise.off_chip)
         if not self._is_still_worth_it(cutter, batching):
             return
@@ -332,7 +333,7 @@ class Explorer:
             return (True,)
         if fixed is not None:
             return (fixed == "none",)
-        return (False, True)
+        return (False, True) if self.request.fixed.checkpoints is None else (False,)
 
     def _off_chip(self) -> Tuple[bool, ...]:
         fixed = self.request.fixed.state_off_chip
@@ -374,4 +375,10 @@ class Explorer:
                     f"splits: no stage can begin at {name!r}; keep another one, or none"
                 )
             found.append(tables.bounds.index(position))
+        for first, end in zip((0, *found), (*found, tables.parts)):
+            if first >= end or not tables.legal[first, end]:
+                raise PlanError(
+                    f"splits: {', '.join(names)} are not in the network's order, or leave a stage "
+                    "without a layer; keep other ones, or none"
+                )
         return tuple(found)

@@ -4,7 +4,7 @@ Only cuts between blocks are looked at, where one tensor crosses.
 """
 
 from math import inf
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def forecast(
         fastest = np.where(fits, cycles, inf).min(axis=0, initial=inf)
         costs.append(fastest if number else fastest + images)
     scale = execution.micro_batch / tables.machine.execution.micro_batch
-    found = best_partition(costs, scale * hop_cycles(tables, stages)[coarse])
+    found = best_partition(costs, scale * hop_cycles(tables, stages)[:, coarse])
     return evened(tables, execution, stages, found.cost) if found else None
 
 
@@ -110,11 +110,15 @@ def image_cycles(tables: Tables, execution: Execution, stages: int) -> float:
 
 
 def hop_cycles(tables: Tables, stages: int) -> Array:
-    """Cycles of a hop at every bound; infinite at the ends."""
+    """[hop, bound]: cycles of the hop from stage to next stage if it is there; infinite at the
+    ends. IPUs of a pair are nearer than those of two pairs."""
     target, constants = tables.machine.target, tables.machine.constants.system
-    found = np.full(tables.parts + 1, inf)
-    if stages > 1:
+    found = np.full((stages - 1, tables.parts + 1), inf)
+    distinct: Dict[Tuple[int, int], float] = {}
+    for hop in range(stages - 1):
         for bound in range(1, tables.parts):
-            hop_bytes = tables.hop_bytes[bound]
-            found[bound] = inter_ipu_copy_cycles(hop_bytes, target, 0, 1, constants)
+            key = (hop, tables.hop_bytes[bound])
+            if key not in distinct:
+                distinct[key] = inter_ipu_copy_cycles(key[1], target, hop, hop + 1, constants)
+            found[hop, bound] = distinct[key]
     return found

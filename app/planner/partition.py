@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["Array", "Partition", "best_partition"]
 
-Array = np.ndarray  # of float64
+Array = np.ndarray  # of numbers
 
 
 @dataclass(frozen=True)
@@ -30,38 +30,41 @@ def best_partition(stage_costs: Sequence[Array], hop_costs: Array) -> Optional[P
     """The cheapest way to cut a chain of n parts into stages, or None if there is none.
 
     stage_costs: for each stage an array [n + 1, n + 1] whose entry [a, b] is its cost if it holds
-    parts a to b (excluded); infinite where it must not, or does not fit. hop_costs [n + 1]: of a
-    cut before each part; the first and last entry are of no meaning.
+    parts a to b (excluded); infinite where it must not, or does not fit. hop_costs: of a cut before
+    each part, [n + 1] for all hops alike or [hops, n + 1]; the first and last entry of a hop are of
+    no meaning.
     """
-    ends = len(hop_costs) - 1
+    ends = hop_costs.shape[-1] - 1
     if len(stage_costs) == 1:
         cost = float(stage_costs[0][0, ends])
         return Partition((0, ends), cost) if cost < inf else None
-    best = _bottleneck(stage_costs, np.ones(ends + 1, dtype=bool))
+    hops = np.broadcast_to(hop_costs, (len(stage_costs) - 1, ends + 1))
+    best = _bottleneck(stage_costs, np.isfinite(hops))
     if best is None:
         return None
     floor, found = best.cost, None
-    for limit in np.unique(hop_costs[1:-1][np.isfinite(hop_costs[1:-1])]):
+    inner = hops[:, 1:-1]
+    for limit in np.unique(inner[np.isfinite(inner)]):
         if found is not None and floor + limit >= found.cost:
             break  # no slower hop can pay
-        cut = _bottleneck(stage_costs, hop_costs <= limit)
+        cut = _bottleneck(stage_costs, hops <= limit)
         if cut is None:
             continue
-        slowest = max(float(hop_costs[bound]) for bound in cut.bounds[1:-1])
+        slowest = max(float(hops[hop, bound]) for hop, bound in enumerate(cut.bounds[1:-1]))
         if found is None or cut.cost + slowest < found.cost:
             found = Partition(cut.bounds, cut.cost + slowest)
     return found
 
 
 def _bottleneck(stage_costs: Sequence[Array], allowed: Array) -> Optional[Partition]:
-    """The partition with the fastest slowest stage, its cuts among the allowed ones."""
-    ends = len(allowed) - 1
+    """The partition with the fastest slowest stage, hop k at a bound that is allowed [k, bound]."""
+    ends = allowed.shape[-1] - 1
     reached = np.full(ends + 1, inf)
     reached[0] = 0.0
     choices = []
-    for costs in stage_costs[:-1]:
+    for costs, here in zip(stage_costs, allowed):
         through = np.maximum(reached[:, None], costs)
-        through[:, ~allowed] = inf
+        through[:, ~here] = inf
         through[:, ends] = inf  # parts are left for the stages that follow
         choices.append(through.argmin(axis=0))
         reached = through.min(axis=0)

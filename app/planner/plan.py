@@ -79,7 +79,8 @@ class Plan:
     stored. proportions: available memory proportion of each stage. margin: share of tile memory
     that the fullest tile leaves free. time: what the seconds of a step go into. moves: each cut
     moved by one cut point. front: plans that no other beats in both throughput and margin.
-    forecast, worked_out: batchings whose throughput was forecast, and stages worked out exactly.
+    forecast, worked_out: batchings that the request admits, which are forecast as far as they are
+    not hopeless, and stages worked out exactly.
     """
 
     mode: str

@@ -43,7 +43,8 @@ def plan(network: Network, request: Request, explain: bool = True) -> Plan:
 
     Raises:
         NoPlan: nothing fits.
-        PlanError: the request contradicts itself.
+        PlanError: the request contradicts itself, or the network.
+        ValueError: the network runs at none of the micro-batches.
         MissingRule: an operation without a rule.
     """
     constants = calibration(request.target.calibration_name)
@@ -75,23 +76,31 @@ def _explored(network: Network, request: Request, machine: Machine) -> Explorer:
     if request.objective != "ipus":
         return _explore(network, request, machine)
     explorer: Optional[Explorer] = None
-    ipus = 1
-    while ipus <= request.most_ipus:
+    refusal: Optional[PlanError] = None
+    for ipus in _steps(request.most_ipus):
         try:
             explorer = _explore(network, replace(request, ipus=ipus), machine)
-        except PlanError:
-            ipus *= 2
+        except PlanError as error:
+            refusal = error
             continue
         best = explorer.best
         if best is not None and best.throughput_samples_per_s >= request.throughput_samples_per_s:
             return explorer
-        ipus *= 2
+    if explorer is None and refusal is not None:
+        raise refusal
+    if explorer is not None and explorer.best is None:
+        return explorer  # nothing fits on all of them
     reached = explorer.best.throughput_samples_per_s if explorer and explorer.best else 0.0
     raise PlanError(
         f"throughput: {request.throughput_samples_per_s:.0f} samples/s are out of reach of "
         f"{request.most_ipus} IPUs, the best plan makes {reached:.0f}; ask for less, or for more "
         "IPUs"
     )
+
+
+def _steps(most: int) -> List[int]:
+    """Powers of two, and the most."""
+    return sorted({1 << bits for bits in range(most.bit_length())} | {most})
 
 
 def _explore(network: Network, request: Request, machine: Machine) -> Explorer:
@@ -106,8 +115,12 @@ def _confirmed(traced: Traced, cut: Cut, request: Request) -> Simulation:
 
 def _misfit(network: Network, request: Request, machine: Machine, explorer: Explorer) -> Misfit:
     """The most frugal program, and the changes of the request that would do."""
-    assert explorer.least is not None, "without candidates there is a least cut"
-    stages = explorer.least.stages
+    least = explorer.candidates[0].cut if explorer.candidates else explorer.least
+    if least is None:
+        raise PlanError(
+            "stages: the network has too few layers for so many; keep fewer stages, or none"
+        )
+    stages = least.stages
     memory = max(stages, key=lambda stage: stage.peak_tile_bytes).result.memory
     levers = tuple(_levers(network, request, machine, memory.peak_tile_bytes))
     return Misfit(
@@ -154,7 +167,7 @@ def _relaxed(request: Request) -> List[Tuple[str, Request]]:
             freed = replace(fixed, **{name: None})
             found.append((words, replace(request, fixed=freed)))
     if request.most_ipus < request.target.ipus:
-        more = request.most_ipus * 2
+        more = min(request.most_ipus * 2, request.target.ipus)
         found.append((f"IPUs {request.most_ipus} -> {more}", replace(request, ipus=more)))
     smallest = min(each.micro_batch for each in batchings(request))
     if smallest > 1 and not request.execution.training:

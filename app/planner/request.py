@@ -41,6 +41,17 @@ class Fixed:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PlanError(f"{name}: must be at least 1, got {value}")
+        shares = self.proportions
+        if shares is not None and not (shares and all(0 < share <= 1 for share in shares)):
+            raise PlanError(f"proportions: must lie in (0, 1], got {list(shares)}")
+        count = self.stages if self.splits is None else len(self.splits) + 1
+        if self.stages not in (None, count):
+            raise PlanError(
+                f"splits: {len(self.splits or ())} make {count} stages, not {self.stages}; keep "
+                "one of the two"
+            )
+        if self.recomputation == "pipeline" and count == 1:
+            raise PlanError("recomputation: a single stage is no pipeline; keep all, or none")
         if self.recomputation not in (None, *_RECOMPUTATIONS):
             raise PlanError(
                 f"recomputation: a plan has {', '.join(_RECOMPUTATIONS)}, got "
@@ -71,6 +82,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.global_batch < 1:
             raise PlanError(f"global_batch: must be at least 1, got {self.global_batch}")
+        if self.execution.schedule != "grouped":
+            raise PlanError(
+                f"schedule: plans are for grouped pipelines, got {self.execution.schedule}"
+            )
         if not 0 <= self.margin < 1:
             raise PlanError(f"margin: must lie in [0, 1), got {self.margin}")
         if self.objective == "ipus" and self.throughput_samples_per_s <= 0:

@@ -87,7 +87,7 @@ class Tables:
             sum(tensors[id].bytes for id in traced.carried(bound)) for bound in self.bounds
         ]
         self._stretches: Dict[Choice, _Stretches] = {}
-        self._whole: Dict[Tuple[int, bool, bool], StageDemand] = {}
+        self._whole: Dict[Tuple[int, bool, bool, bool], StageDemand] = {}
         self._scaled: Dict[object, Any] = {}
         self._coarse: Dict[Choice, _Stretches] = {}
         single = [
@@ -116,8 +116,9 @@ class Tables:
                 self.costings[proportion] = Costing(self.uncut, proportion)
 
     def whole(self, execution: Execution) -> StageDemand:
-        """What the uncut program asks for, under the tables' first proportion."""
-        key = (execution.replicas, execution.state_off_chip, execution.weights_off_chip)
+        """What the uncut program asks for, under the tables' largest proportion."""
+        sharded = execution.replicated_tensor_sharding
+        key = (execution.replicas, sharded, execution.state_off_chip, execution.weights_off_chip)
         if key not in self._whole:
             costs = self.costings[max(self.costings)].costs
             self._whole[key] = demands(self.uncut.lowered, costs, execution)[0]

@@ -52,7 +52,11 @@ def cheapest(cutter: Cutter, find: Find) -> float:
     for cuts in combinations(range(1, parts), cutter.stages - 1):
         bounds = (0, *cuts, parts)
         slowest = max(cycles(n, *place) for n, place in enumerate(zip(bounds, bounds[1:])))
-        best = min(best, slowest + max((float(cutter.hop_cycles[at]) for at in cuts), default=0.0))
+        best = min(
+            best,
+            slowest
+            + max((float(cutter.hop_cycles[hop, at]) for hop, at in enumerate(cuts)), default=0.0),
+        )
     return best
 
 

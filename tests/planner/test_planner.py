@@ -313,7 +313,7 @@ def test_what_just_fits_is_found() -> None:
         (asked(TIGHTER, margin=0.5), "margin 0.5 -> 0"),
         (asked(with_memory(35000), fixed=Fixed(stages=1)), "another number of stages"),
         (asked(with_memory(28000), fixed=Fixed(splits=("blocks.1",))), "other pipeline splits"),
-        (asked(TIGHT, fixed=Fixed(micro_batch=8)), "another micro-batch"),
+        (asked(with_memory(36000), fixed=Fixed(micro_batch=8)), "another micro-batch"),
         (asked(with_memory(35000), ipus=1), "IPUs 1 -> 2"),
     ],
 )
