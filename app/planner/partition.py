@@ -39,21 +39,53 @@ def best_partition(stage_costs: Sequence[Array], hop_costs: Array) -> Optional[P
         cost = float(stage_costs[0][0, ends])
         return Partition((0, ends), cost) if cost < inf else None
     hops = np.broadcast_to(hop_costs, (len(stage_costs) - 1, ends + 1))
-    best = _bottleneck(stage_costs, np.isfinite(hops))
-    if best is None:
-        return None
-    floor, found = best.cost, None
     inner = hops[:, 1:-1]
-    for limit in np.unique(inner[np.isfinite(inner)]):
-        if found is not None and floor + limit >= found.cost:
-            break  # no slower hop can pay
-        cut = _bottleneck(stage_costs, hops <= limit)
+    search = _Search(stage_costs, hops, np.unique(inner[np.isfinite(inner)]))
+    return search.best()
+
+
+class _Search:
+    """The best of all limits on the slowest hop.
+
+    A higher limit never makes the slowest stage slower. So between two limits nothing is better
+    where both give the same slowest stage, nor where the lowest hop there is and the slowest stage
+    of the higher limit cost as much as the best so far.
+    """
+
+    def __init__(self, stage_costs: Sequence[Array], hops: Array, limits: Array) -> None:
+        self.stage_costs, self.hops, self.limits = stage_costs, hops, limits
+        self.found: Optional[Partition] = None
+
+    def best(self) -> Optional[Partition]:
+        """The cheapest partition."""
+        if len(self.limits):
+            last = len(self.limits) - 1
+            slowest = self._at(last)
+            if slowest < inf:
+                self._between(-1, inf, last, slowest)
+        return self.found
+
+    def _between(self, low: int, low_cost: float, high: int, high_cost: float) -> None:
+        """Look at the limits between two that are known."""
+        if high - low < 2 or low_cost == high_cost:
+            return
+        assert self.found is not None, "the highest limit gave a partition"
+        if high_cost + self.limits[low + 1] >= self.found.cost:
+            return
+        middle = (low + high) // 2
+        cost = self._at(middle)
+        self._between(low, low_cost, middle, cost)
+        self._between(middle, cost, high, high_cost)
+
+    def _at(self, index: int) -> float:
+        """The slowest stage under a limit; infinite where there is no partition."""
+        cut = _bottleneck(self.stage_costs, self.hops <= self.limits[index])
         if cut is None:
-            continue
-        slowest = max(float(hops[hop, bound]) for hop, bound in enumerate(cut.bounds[1:-1]))
-        if found is None or cut.cost + slowest < found.cost:
-            found = Partition(cut.bounds, cut.cost + slowest)
-    return found
+            return inf
+        slowest = max(float(self.hops[hop, at]) for hop, at in enumerate(cut.bounds[1:-1]))
+        if self.found is None or cut.cost + slowest < self.found.cost:
+            self.found = Partition(cut.bounds, cut.cost + slowest)
+        return cut.cost
 
 
 def _bottleneck(stage_costs: Sequence[Array], allowed: Array) -> Optional[Partition]:
