@@ -128,14 +128,13 @@ def plain_losses(run: Run, net: nn.Module) -> List[float]:
 
 CASES: Dict[str, Tuple[str, str, Fixed]] = {
     "b0": (
-        "{name: efficientnet_b0, norm: {kind: group}, depth_factor: 0.1, width_factor: 0.3, "
-        "dropout: 0, stochastic_depth: 0}",
+        "{name: efficientnet_b0, norm: {kind: group}, dropout: 0, stochastic_depth: 0}",
         "pipeline",
         Fixed(stages=2, replicas=2, micro_batch=1, recomputation="pipeline"),
     ),
     "b2": (
         "{name: efficientnet_b2, group_size: 16, norm: {kind: layer, proxy: true}, "
-        "depth_factor: 0.2, width_factor: 0.3, dropout: 0, stochastic_depth: 0}",
+        "dropout: 0, stochastic_depth: 0}",
         "pipeline",
         Fixed(stages=4, replicas=1, micro_batch=1, recomputation="pipeline"),
     ),
@@ -145,8 +144,7 @@ CASES: Dict[str, Tuple[str, str, Fixed]] = {
         Fixed(stages=2, replicas=1, micro_batch=2, recomputation="pipeline"),
     ),
     "b0 on one IPU": (
-        "{name: efficientnet_b0, norm: {kind: group}, depth_factor: 0.1, width_factor: 0.3, "
-        "dropout: 0, stochastic_depth: 0}",
+        "{name: efficientnet_b0, norm: {kind: group}, dropout: 0, stochastic_depth: 0}",
         "none",
         Fixed(stages=1, replicas=4),
     ),
