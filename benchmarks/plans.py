@@ -137,9 +137,13 @@ def planned_files(only: str = "") -> Dict[Path, str]:
     for path in paper_runs(only).values():
         run, written = load_run(path), PLANNED / path.name
         shown = path.relative_to(CONFIG_ROOT.parent)
+        try:
+            plan = plan_run(run)
+        except NoPlanError:
+            continue  # the table says so
         into = written.relative_to(CONFIG_ROOT.parent)
         command = f"python -m app plan --config {shown} --write {into}"
-        files[written] = run_text(run, plan_run(run), command, Source(path, PLANNED))
+        files[written] = run_text(run, plan, command, Source(path, PLANNED))
     return files
 
 

@@ -203,14 +203,19 @@ class Cutter:
             stage = self.work_out(number, first, end, options.choices[at])
             self._more_bytes[number] = stage.peak_tile_bytes - float(tile_bytes[at])
             self._more_cycles[number] = stage.cycles / float(cycles[at])
-            fits = stage.peak_tile_bytes <= limit_bytes and self._code_fits(stage)
-            if fits and (best is None or stage.cycles < best.cycles):
+            if self.fits(stage, limit_bytes) and (best is None or stage.cycles < best.cycles):
                 best, best_estimate = stage, float(cycles[at])
         return best
 
-    def _code_fits(self, stage: Stage) -> bool:
-        """Whether the stage's code fits in the region of a tile that can hold code."""
-        return stage.result.memory.region0_tile_bytes <= self.machine.target.region0_tile_bytes
+    def fits(self, stage: Stage, limit_bytes: int) -> bool:
+        """Whether a stage keeps the limit, and its code the region of a tile that can hold code."""
+        code_bytes = stage.result.memory.region0_tile_bytes
+        code_fits = code_bytes <= self.machine.target.region0_tile_bytes
+        return code_fits and stage.peak_tile_bytes <= limit_bytes
+
+    def slots(self, number: int) -> int:
+        """Micro-batches for which the stage of this number stashes."""
+        return self._options[number].slots
 
     def work_out(
         self,
@@ -306,16 +311,15 @@ class Cutter:
 
     def _numbered(self) -> List[_Numbered]:
         waits = image_cycles(self.tables, self.execution, self.stages)
-        shared: Dict[Tuple[Choice, ...], _Options] = {}
+        shared: Dict[Tuple[Tuple[Choice, ...], bool], _Options] = {}
         found = []
         for number in range(self.stages):
             slots, choices = stage_choices(
                 self.tables, self.execution, number, self.stages, self.everything
             )
-            stashes = slots > 0
-            key = (*choices, *choices[:1]) if stashes else tuple(choices)
+            key = (tuple(choices), slots > 0)
             if key not in shared:
-                shared[key] = self._stacked(choices, stashes)
+                shared[key] = self._stacked(*key)
             found.append(_Numbered(shared[key], slots, 0.0 if number else waits))
         return found
 

@@ -1,4 +1,4 @@
-"""What any stretch of a network would cost as a stage: cycles exactly, bytes in good approximation.
+"""What any stretch of a network would cost as a stage, in good approximation.
 
 The network is lowered once, uncut, for each micro-batch. The cycles of a stretch are then the sum
 of its operations', which running sums give at once for all pairs of cut points. Memory is put
@@ -17,7 +17,7 @@ from app.ipu_model.graph import Element, Graph, Op, Phase, Role, Tensor
 from app.ipu_model.lowering import lower
 from app.ipu_model.machine import Machine
 from app.ipu_model.memory.mapping import PARAMETER_GRAIN_BYTES, spread
-from app.ipu_model.memory.residence import SHARDED_FROM_ELEMENTS
+from app.ipu_model.memory.residence import off_chip_uses, resident_bytes, uses
 from app.ipu_model.program import Execution
 from app.planner.network import Checkpoint, Traced
 from app.planner.partition import Array
@@ -108,8 +108,7 @@ class Uncut:
             if self.roots.get(each.tensor, each.tensor) in self.needed
         ]
         self.derived = _derived(self.forward, self.lowered)
-        updates = (op for op in self.lowered.in_phase(Phase.UPDATE) if op.kind == "update")
-        self.optimiser_state = {id for op in updates for id in op.inputs}
+        self.uses = uses(self.lowered)
         self.forward_lives, self.backward_lives = (
             _Lives(self.forward, self),
             _Lives(self.backward, self),
@@ -188,24 +187,20 @@ class Uncut:
         return self._lasting[key]
 
     def _lasting_entries(self, execution: Execution) -> Iterable[Tuple[int, float]]:
+        off_chip = off_chip_uses(execution)
         seen: Set[int] = set()
         for op in self.lowered.ops:
-            for id in (*op.inputs, *op.outputs):
-                tensor = self.lowered.tensors[id]
-                if id in seen or tensor.role in (Role.ACTIVATION, Role.INPUT):
+            for id in {*op.inputs, *op.outputs} - seen:
+                tensor, use = self.lowered.tensors[id], self.uses.get(id)
+                if use is None or tensor.role is Role.INPUT:
                     continue
                 seen.add(id)
-                state = tensor.role is Role.STATE and id in self.optimiser_state
-                weight = tensor.role is Role.PARAMETER
-                off_state, off_weight = execution.state_off_chip, execution.weights_off_chip
-                if not ((state and off_state) or (weight and off_weight)):
-                    yield self.position[op.id], self._lasting_tile_bytes(tensor, state, execution)
+                if use.name not in off_chip:
+                    size = resident_bytes(tensor, use, execution)
+                    yield self.position[op.id], self._lasting_tile_bytes(tensor, size)
 
-    def _lasting_tile_bytes(self, tensor: Tensor, state: bool, execution: Execution) -> float:
-        size, scale = tensor.bytes, self.machine.constants.memory.tensor_scale.value
-        sharded = state and execution.replicated_tensor_sharding
-        if sharded and tensor.elements >= SHARDED_FROM_ELEMENTS:
-            size = -(-size // execution.replicas)
+    def _lasting_tile_bytes(self, tensor: Tensor, size: int) -> float:
+        scale = self.machine.constants.memory.tensor_scale.value
         if len(tensor.shape) <= 1:  # vectors go round all tiles
             return scale * size / self.tiles
         return scale * spread(size, self.tiles, PARAMETER_GRAIN_BYTES).on_tile(0)

@@ -91,7 +91,7 @@ class Explorer:
         self.batchings = batchings(request)
         self.candidates: List[Candidate] = []
         self._tables: Dict[int, Tables] = {}
-        self._kept: List[Tuple[float, float]] = []
+        self._promises: List[Tuple[float, float]] = []  # and what became of them
         self.least: Optional[Cut] = None
 
     @property
@@ -144,16 +144,15 @@ class Explorer:
         self._tabulate(smallest)
         off_chip, everything = self._off_chip()[-1], self._storing()[0]
         for batching in self._frugal()[:_FRUGAL]:
-            if batching.micro_batch not in self._tables:
-                continue
             cutter = self._cutter(batching, everything, off_chip)
             least = cutter.most_frugal()
             if least is None:
                 continue  # too few layers for so many stages
             if self.least is None or least.peak_tile_bytes < self.least.peak_tile_bytes:
                 self.least = least
-            cut = cutter.best(self.request.limit_bytes)
-            if cut is None and least.peak_tile_bytes <= self.request.limit_bytes:
+            limit = self.request.limit_bytes
+            cut = cutter.best(limit)
+            if cut is None and all(cutter.fits(stage, limit) for stage in least.stages):
                 cut = least
             if cut is not None:
                 self.candidates.append(self.candidate(batching, cut, cutter))
@@ -188,16 +187,19 @@ class Explorer:
         best = self.best
         if best is None:
             return True
-        kept = [actual / forecast for forecast, actual in self._kept]
+        kept = [actual / forecast for forecast, actual in self._promises]
         share = max(kept) * _HOPE if promise.rank > 0 else min(kept) / _HOPE
         return promise.rank * share > self._rank(best.batching, best.times)
 
     def _is_still_worth_it(self, cutter: Cutter, batching: Batching) -> bool:
         """Whether the best cut at any cut point, by the estimates, may beat the best candidate."""
-        best, limit = self.best, self.request.limit_bytes
+        best = self.best
         if best is None:
             return True
-        stages = evened(cutter.tables, cutter.execution, batching.stages, cutter.promise(limit))
+        cycles = cutter.promise(self.request.limit_bytes)
+        if cycles == inf:
+            return False
+        stages = evened(cutter.tables, cutter.execution, batching.stages, cycles)
         rank = self._rank(batching, self._times(stages, cutter.execution))
         hoped = rank * _FINE_HOPE if rank > 0 else rank / _FINE_HOPE
         return hoped > self._rank(best.batching, best.times)
@@ -320,7 +322,7 @@ class Explorer:
         cut = cutter.best(self.request.limit_bytes)
         if cut is not None:
             found = self.candidate(batching, cut, cutter)
-            self._kept.append((promise.rank, self._rank(batching, found.times)))
+            self._promises.append((promise.rank, self._rank(batching, found.times)))
             self.candidates.append(found)
             self.candidates.sort(
                 key=lambda each: self._rank(each.batching, each.times), reverse=True

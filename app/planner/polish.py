@@ -40,20 +40,20 @@ def polished(candidate: Candidate, limit_bytes: int) -> Candidate:
 def _with_more(cutter: Cutter, number: int, stage: Stage, limit_bytes: int) -> Optional[Stage]:
     """The stage with more checkpoints, if it fits and is faster."""
     room = float(limit_bytes - stage.peak_tile_bytes)
-    slots = 2 * (cutter.stages - 1 - number) + 1
+    copies = max(1, cutter.slots(number)) + 1  # stashed, and restored
     candidates = _candidates(cutter, stage)
     for _ in range(_TRIES):
         more, size = [], 0.0
         for id, tile_bytes in candidates:
-            if size + (slots + 1) * tile_bytes <= room:
+            if size + copies * tile_bytes <= room:
                 more.append(id)
-                size += (slots + 1) * tile_bytes
+                size += copies * tile_bytes
         if not more:
             return None
         tried = cutter.work_out(
             number, stage.first, stage.end, stage.choice, stage.kept.union(more)
         )
-        if tried.peak_tile_bytes <= limit_bytes:
+        if cutter.fits(tried, limit_bytes):
             return tried if tried.cycles < stage.cycles else None
         room *= 0.6  # what is stored delays what else is freed
     return None

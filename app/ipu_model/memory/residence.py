@@ -14,7 +14,7 @@ from app.ipu_model.memory.liveness import Program
 from app.ipu_model.memory.mapping import GRAIN_BYTES, PARAMETER_GRAIN_BYTES, Spread, spread
 from app.ipu_model.program import Execution
 
-__all__ = ["SHARDED_FROM_ELEMENTS", "Residence", "Use", "residence", "uses"]
+__all__ = ["Residence", "Use", "off_chip_uses", "residence", "resident_bytes", "uses"]
 
 ACCUMULATORS = "accumulators"
 HOST_BUFFERS = "host stream buffers"
@@ -28,7 +28,7 @@ _OF_ROLE = {
     Role.STATE: "results kept for all micro-batches",
     Role.INPUT: "inputs kept on the device",
 }
-SHARDED_FROM_ELEMENTS = 8192
+_SHARDED_FROM_ELEMENTS = 8192
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def residence(
     tiles: int,
 ) -> Residence:
     """Sort the tensors that a program touches, and lay them on the tiles."""
-    off_chip = _off_chip(execution)
+    off_chip = off_chip_uses(execution)
     always: Dict[str, List[Spread]] = {}
     fetched: Dict[int, Spread] = {}
     passing: Dict[int, Spread] = {}
@@ -107,7 +107,8 @@ def residence(
     return Residence(laid_out, fetched, passing, sums[PARAMETERS], sums[STASHES])
 
 
-def _off_chip(execution: Execution) -> Set[str]:
+def off_chip_uses(execution: Execution) -> Set[str]:
+    """Names of the uses whose tensors are held in streaming memory."""
     names = set()
     if execution.state_off_chip:
         names.add(OPTIMISER_STATE)
@@ -122,12 +123,13 @@ def _lay(tensor: Tensor, use: Use, execution: Execution, tiles: int, next_tile: 
     first = next_tile if len(tensor.shape) <= 1 else 0
     weight = tensor.role in (Role.PARAMETER, Role.STATE)
     grain_bytes = PARAMETER_GRAIN_BYTES if weight else GRAIN_BYTES
-    return spread(_resident_bytes(tensor, use, execution), tiles, grain_bytes, first)
+    return spread(resident_bytes(tensor, use, execution), tiles, grain_bytes, first)
 
 
-def _resident_bytes(tensor: Tensor, use: Use, execution: Execution) -> int:
+def resident_bytes(tensor: Tensor, use: Use, execution: Execution) -> int:
+    """Bytes of a lasting tensor that one replica holds."""
     sharded = execution.replicated_tensor_sharding and use.name == OPTIMISER_STATE
-    if sharded and tensor.elements >= SHARDED_FROM_ELEMENTS:
+    if sharded and tensor.elements >= _SHARDED_FROM_ELEMENTS:
         return -(-tensor.elements // execution.replicas) * tensor.element.bytes
     return tensor.bytes
 

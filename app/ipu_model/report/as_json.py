@@ -8,7 +8,7 @@ from app.ipu_model.report import breakdown
 from app.ipu_model.report.units import ratio
 from app.ipu_model.simulation import IpuResult, Lever, Misfit, Simulation
 
-__all__ = ["simulation_dict"]
+__all__ = ["finite_or_null", "simulation_dict", "whole_number"]
 
 
 def simulation_dict(simulation: Simulation) -> Dict[str, Any]:
@@ -24,20 +24,20 @@ def simulation_dict(simulation: Simulation) -> Dict[str, Any]:
         "system": simulation.system,
         "mode": simulation.mode,
         "fits": simulation.fits,
-        "throughput_samples_per_s": _finite(simulation.throughput_samples_per_s),
-        "step_time_s": _finite(simulation.step_time_s),
-        "latency_s": _finite(simulation.latency_s),
-        "all_reduce_s": _finite(simulation.all_reduce_s),
-        "host_s": _finite(simulation.host_s),
+        "throughput_samples_per_s": finite_or_null(simulation.throughput_samples_per_s),
+        "step_time_s": finite_or_null(simulation.step_time_s),
+        "latency_s": finite_or_null(simulation.latency_s),
+        "all_reduce_s": finite_or_null(simulation.all_reduce_s),
+        "host_s": finite_or_null(simulation.host_s),
         "global_batch_size": simulation.global_batch_size,
         "ipus": simulation.ipus,
         "replicas": simulation.replicas,
         "stages": simulation.stages,
-        "clock_hz": _finite(simulation.clock_hz),
+        "clock_hz": finite_or_null(simulation.clock_hz),
         "tile_memory_bytes": int(simulation.tile_memory_bytes),
         "peak_tile_bytes": int(simulation.peak_tile_bytes),
-        "bubble_fraction": _finite(timeline.bubble_fraction),
-        "update_fraction": _finite(ratio(timeline.update_cycles, timeline.cycles)),
+        "bubble_fraction": finite_or_null(timeline.bubble_fraction),
+        "update_fraction": finite_or_null(ratio(timeline.update_cycles, timeline.cycles)),
         "per_ipu": [_ipu(result) for result in simulation.per_ipu],
         "cycles_by_kind": _cycles_by_kind(simulation),
         "cycles_by_phase": _cycles_by_phase(simulation),
@@ -55,10 +55,10 @@ def _ipu(result: IpuResult) -> Dict[str, Any]:
     return {
         "ipu": result.ipu,
         "stage": result.stage,
-        "cycles_per_micro_batch": _whole(result.cycles_per_micro_batch),
-        "compute_cycles": _whole(result.compute_cycles),
-        "exchange_cycles": _whole(result.exchange_cycles),
-        "sync_cycles": _whole(result.sync_cycles),
+        "cycles_per_micro_batch": whole_number(result.cycles_per_micro_batch),
+        "compute_cycles": whole_number(result.compute_cycles),
+        "exchange_cycles": whole_number(result.exchange_cycles),
+        "sync_cycles": whole_number(result.sync_cycles),
         "tile": memory.tile,
         "peak_tile_bytes": int(memory.peak_tile_bytes),
         "always_live_tile_bytes": int(memory.always_live_tile_bytes),
@@ -73,12 +73,12 @@ def _ipu(result: IpuResult) -> Dict[str, Any]:
 
 def _cycles_by_kind(simulation: Simulation) -> Dict[str, Optional[int]]:
     kinds = breakdown.by(lambda op: op.kind, simulation.ops)
-    return {kind: _whole(cycles.cycles) for kind, cycles in kinds}
+    return {kind: whole_number(cycles.cycles) for kind, cycles in kinds}
 
 
 def _cycles_by_phase(simulation: Simulation) -> Dict[str, Optional[int]]:
     found = dict(breakdown.by(lambda op: op.phase, simulation.ops))
-    return {phase: _whole(found[phase].cycles) for phase in breakdown.phases(found)}
+    return {phase: whole_number(found[phase].cycles) for phase in breakdown.phases(found)}
 
 
 def _misfit(misfit: Misfit) -> Dict[str, Any]:
@@ -109,9 +109,9 @@ def _lever(lever: Lever) -> Dict[str, Any]:
     }
 
 
-def _whole(value: float) -> Optional[int]:
+def whole_number(value: float) -> Optional[int]:
     return round(value) if math.isfinite(value) else None
 
 
-def _finite(value: float) -> Optional[float]:
+def finite_or_null(value: float) -> Optional[float]:
     return float(value) if math.isfinite(value) else None

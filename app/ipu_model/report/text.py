@@ -14,7 +14,7 @@ from app.ipu_model.report.sentences import (
 from app.ipu_model.report.units import count, duration, kib, mib, percent, ratio
 from app.ipu_model.simulation import IpuResult, Misfit, Simulation
 
-__all__ = ["summary"]
+__all__ = ["clipped", "middle_clipped", "plural", "share_bar", "summary", "term_lines"]
 
 COLUMNS = 100
 ROWS = 8
@@ -32,7 +32,7 @@ def summary(simulation: Simulation) -> str:
     ]
     if simulation.misfit is not None:
         blocks.append(_misfit(simulation.misfit, breakdown.fullest(simulation).memory.terms))
-    return "\n\n".join("\n".join(_cut(line) for line in block) for block in blocks) + "\n"
+    return "\n\n".join("\n".join(clipped(line) for line in block) for block in blocks) + "\n"
 
 
 def _headline(simulation: Simulation) -> List[str]:
@@ -42,13 +42,13 @@ def _headline(simulation: Simulation) -> List[str]:
         f"{simulation.name}: {simulation.mode} on {simulation.system} – simulated",
         f"  throughput   {count(simulation.throughput_samples_per_s)} samples/s",
         f"  step time    {duration(simulation.step_time_s)} for "
-        f"{_many(simulation.global_batch_size, 'sample')}; "
+        f"{plural(simulation.global_batch_size, 'sample')}; "
         f"latency {duration(simulation.latency_s)}",
         f"  of a step    bubbles {percent(timeline.bubble_fraction)} of IPU time, "
         f"update {percent(update)}, all-reduce {duration(simulation.all_reduce_s)}, "
         f"host {duration(simulation.host_s)}",
-        f"  layout       {_many(simulation.ipus, 'IPU')}: "
-        f"{_many(simulation.replicas, 'replica')}, {_many(simulation.stages, 'pipeline stage')}",
+        f"  layout       {plural(simulation.ipus, 'IPU')}: "
+        f"{plural(simulation.replicas, 'replica')}, {plural(simulation.stages, 'pipeline stage')}",
         f"  network      {count(simulation.parameters)} parameters, "
         f"{count(simulation.macs_per_sample)} multiply-adds per sample",
         f"  memory       {verdict(simulation)}",
@@ -56,7 +56,7 @@ def _headline(simulation: Simulation) -> List[str]:
     ]
 
 
-def _many(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -83,7 +83,7 @@ def _ipu(result: IpuResult, limit_bytes: int) -> str:
         f"{percent(ratio(result.compute_cycles, cycles)):>8} "
         f"{percent(ratio(result.exchange_cycles, cycles)):>8} "
         f"{percent(ratio(result.sync_cycles, cycles)):>6} "
-        f"{kib(memory.peak_tile_bytes):>10} {_bar(share, 12)} {percent(share):>5} "
+        f"{kib(memory.peak_tile_bytes):>10} {share_bar(share, 12)} {percent(share):>5} "
         f"{kib(memory.always_live_tile_bytes):>8} {kib(memory.code_tile_bytes):>8} "
         f"{mib(memory.stash_bytes):>9}"
     )
@@ -117,8 +117,8 @@ def _ranking(title: str, rows: Sequence[Tuple[str, float]], whole: float) -> Lis
     return [
         title,
         *(
-            f"{_middle_cut(name, 26):<26} {percent(ratio(value, whole)):>6} "
-            f"{_bar(ratio(value, whole), 10)}"
+            f"{middle_clipped(name, 26):<26} {percent(ratio(value, whole)):>6} "
+            f"{share_bar(ratio(value, whole), 10)}"
             for name, value in rows
         ),
     ]
@@ -136,18 +136,18 @@ def _peak(simulation: Simulation) -> List[str]:
             f"  the peak comes at {moment_sentence(moment)}, "
             f"{kib(moment.temporary_tile_bytes)} of it temporaries"
         )
-    return lines + _terms(memory.terms, memory.peak_tile_bytes)
+    return lines + term_lines(memory.terms, memory.peak_tile_bytes)
 
 
-def _terms(terms: Sequence[Term], whole_bytes: int) -> List[str]:
+def term_lines(terms: Sequence[Term], whole_bytes: int) -> List[str]:
     shown, rest = terms[:ROWS], terms[ROWS:]
     rows = [(term.name, term.tile_bytes, "always" if term.always_live else "") for term in shown]
     if rest:
         rest_bytes = sum(term.tile_bytes for term in rest)
         rows.append((f"{len(rest)} more", rest_bytes, ""))
     return [
-        f"  {_middle_cut(name, 50):<50} {kib(size):>10} {percent(ratio(size, whole_bytes)):>6} "
-        f"{_bar(ratio(size, whole_bytes), 12)} {when}".rstrip()
+        f"  {middle_clipped(name, 50):<50} {kib(size):>10} {percent(ratio(size, whole_bytes)):>6} "
+        f"{share_bar(ratio(size, whole_bytes), 12)} {when}".rstrip()
         for name, size, when in rows
     ]
 
@@ -156,25 +156,25 @@ def _misfit(misfit: Misfit, shown: Sequence[Term]) -> List[str]:
     """What is too much, its terms unless those stand above already, and what would help."""
     lines = [f"Does not fit: {misfit_sentence(misfit)}"]
     if misfit.terms != shown:
-        lines += _terms(misfit.terms, misfit.demand_bytes)
+        lines += term_lines(misfit.terms, misfit.demand_bytes)
     if not misfit.levers:
         return [*lines, "  no single change that the model knows would save memory here"]
     return [*lines, *(f"  try: {lever_sentence(lever)}" for lever in misfit.levers)]
 
 
-def _bar(share: float, width: int) -> str:
+def share_bar(share: float, width: int) -> str:
     """A bar of a share of `width` columns, to an eighth of a column; more than all is cut."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     whole, part = divmod(eighths, 8)
     return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(width, "·")
 
 
-def _middle_cut(name: str, width: int) -> str:
+def middle_clipped(name: str, width: int) -> str:
     if len(name) <= width:
         return name
     head = (width - 1) // 3
     return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}"
 
 
-def _cut(line: str) -> str:
+def clipped(line: str) -> str:
     return line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…"

@@ -31,7 +31,7 @@ One object with sorted keys. Bytes and cycles are whole numbers, times are secon
 import json
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from app.ipu_model.report.as_json import _finite, _whole
+from app.ipu_model.report.as_json import finite_or_null, whole_number
 from app.planner.plan import Alternative, CutMove, Plan, PlannedStage
 
 __all__ = ["as_json_text", "plan_dict"]
@@ -51,7 +51,7 @@ def plan_dict(plan: Plan, config: str) -> Dict[str, Any]:
         "mode": plan.mode,
         "system": plan.system,
         "objective": plan.objective,
-        "clock_hz": _finite(plan.clock_hz),
+        "clock_hz": finite_or_null(plan.clock_hz),
         "tile_memory_bytes": int(plan.tile_memory_bytes),
         "limit_tile_bytes": int(plan.limit_tile_bytes),
         "global_batch": plan.global_batch,
@@ -62,18 +62,18 @@ def plan_dict(plan: Plan, config: str) -> Dict[str, Any]:
         "splits": list(plan.splits),
         "recomputation": plan.recomputation,
         "checkpoints": list(plan.checkpoints),
-        "proportions": [_finite(each) for each in plan.proportions],
+        "proportions": [finite_or_null(each) for each in plan.proportions],
         "optimizer_state_off_chip": plan.optimizer_state_off_chip,
         "replicated_tensor_sharding": plan.replicated_tensor_sharding,
         "io_tiles": plan.io_tiles,
-        "throughput_samples_per_s": _finite(plan.throughput_samples_per_s),
-        "step_time_s": _finite(plan.step_time_s),
-        "latency_s": _finite(plan.latency_s),
-        "all_reduce_s": _finite(plan.all_reduce_s),
-        "bubble_fraction": _finite(plan.bubble_fraction),
-        "margin": _finite(plan.margin),
+        "throughput_samples_per_s": finite_or_null(plan.throughput_samples_per_s),
+        "step_time_s": finite_or_null(plan.step_time_s),
+        "latency_s": finite_or_null(plan.latency_s),
+        "all_reduce_s": finite_or_null(plan.all_reduce_s),
+        "bubble_fraction": finite_or_null(plan.bubble_fraction),
+        "margin": finite_or_null(plan.margin),
         "stages": [_stage(each) for each in plan.stages],
-        "time": [{"name": name, "seconds": _finite(seconds)} for name, seconds in plan.time],
+        "time": [{"name": name, "seconds": finite_or_null(seconds)} for name, seconds in plan.time],
         "moves": [_move(each) for each in plan.moves],
         "runners_up": [_alternative(each) for each in plan.runners_up],
         "front": [_alternative(each) for each in plan.front],
@@ -87,14 +87,14 @@ def _stage(stage: PlannedStage) -> Dict[str, Any]:
         "module": stage.module,
         "layers": stage.layers,
         "parameters": stage.parameters,
-        "proportion": _finite(stage.proportion),
+        "proportion": finite_or_null(stage.proportion),
         "stored": list(stage.stored),
         "stores_everything": stage.stores_everything,
-        "cycles": _whole(stage.cycles),
-        "forward_cycles": _whole(stage.forward_cycles),
-        "backward_cycles": _whole(stage.backward_cycles),
-        "recompute_cycles": _whole(stage.recompute_cycles),
-        "host_cycles": _whole(stage.host_cycles),
+        "cycles": whole_number(stage.cycles),
+        "forward_cycles": whole_number(stage.forward_cycles),
+        "backward_cycles": whole_number(stage.backward_cycles),
+        "recompute_cycles": whole_number(stage.recompute_cycles),
+        "host_cycles": whole_number(stage.host_cycles),
         "peak_tile_bytes": int(stage.peak_tile_bytes),
         "always_live_tile_bytes": int(stage.always_live_tile_bytes),
         "largest_terms": [_term(each) for each in stage.largest_terms],
@@ -123,8 +123,8 @@ def _alternative(other: Alternative) -> Dict[str, Any]:
         "replicas": other.replicas,
         "micro_batch": other.micro_batch,
         "gradient_accumulation": other.gradient_accumulation,
-        "throughput_samples_per_s": _finite(other.throughput_samples_per_s),
-        "margin": _finite(other.margin),
+        "throughput_samples_per_s": finite_or_null(other.throughput_samples_per_s),
+        "margin": finite_or_null(other.margin),
         "recomputation": other.recomputation,
         "estimated": other.estimated,
         "splits": list(other.splits),
@@ -132,4 +132,4 @@ def _alternative(other: Alternative) -> Dict[str, Any]:
 
 
 def _wholes(values: Sequence[float]) -> List[Optional[int]]:
-    return [_whole(value) for value in values]
+    return [whole_number(value) for value in values]

@@ -3,7 +3,7 @@
 from typing import List
 
 from app.ipu_model.report.sentences import lever_sentence, misfit_sentence
-from app.ipu_model.report.text import _cut, _terms
+from app.ipu_model.report.text import clipped, term_lines
 from app.ipu_model.simulation import Lever, Misfit
 from app.planner.report.lines import wrapped
 
@@ -25,11 +25,11 @@ def refusal(misfit: Misfit) -> str:
         *wrapped(f"the most frugal one: {misfit_sentence(misfit)}", "  ", "    "),
         "",
         "What fills that tile",
-        *_terms(misfit.terms, misfit.demand_bytes),
+        *term_lines(misfit.terms, misfit.demand_bytes),
         "",
         *_changes(misfit),
     ]
-    return "\n".join(_cut(line) for line in lines) + "\n"
+    return "\n".join(clipped(line) for line in lines) + "\n"
 
 
 def _changes(misfit: Misfit) -> List[str]:

@@ -6,7 +6,7 @@ Stages are rows, from the first at the top, with the same rows in both panels.
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Literal, Sequence, Tuple, Union
 
-from app.ipu_model.report.text import _middle_cut
+from app.ipu_model.report.text import middle_clipped
 from app.ipu_model.report.units import KIB, count, ratio
 from app.planner.plan import Alternative, Plan, PlannedStage
 from app.planner.report.sentences import batch_sentence, is_this_plan, objective, stage_name
@@ -99,7 +99,7 @@ def _draw_cycles(axes: "Axes", plan: Plan) -> None:
     axes.set_yticks(
         range(len(plan.stages)),
         [
-            f"{_middle_cut(stage_name(stage), _NAME)}  {number}"
+            f"{middle_clipped(stage_name(stage), _NAME)}  {number}"
             for number, stage in enumerate(plan.stages)
         ],
     )

@@ -3,7 +3,7 @@
 from itertools import groupby
 from typing import Iterator, List, Sequence, Tuple
 
-from app.ipu_model.report.text import _bar, _cut, _many, _middle_cut
+from app.ipu_model.report.text import clipped, middle_clipped, plural, share_bar
 from app.ipu_model.report.units import count, duration, kib, percent, ratio
 from app.planner.plan import Alternative, Plan, PlannedStage
 from app.planner.report.lines import wrapped
@@ -37,19 +37,21 @@ def summary(plan: Plan) -> str:
         _others("Runners-up: other ways to batch", plan, plan.runners_up),
         _others("Throughput against margin: no plan found beats these in both", plan, plan.front),
     ]
-    return "\n\n".join("\n".join(_cut(line) for line in block) for block in blocks if block) + "\n"
+    return (
+        "\n\n".join("\n".join(clipped(line) for line in block) for block in blocks if block) + "\n"
+    )
 
 
 def _headline(plan: Plan) -> List[str]:
     layout = (
-        f"{_many(len(plan.stages), 'stage')} x {_many(plan.replicas, 'replica')} = "
-        f"{_many(plan.ipus, 'IPU')}"
+        f"{plural(len(plan.stages), 'stage')} x {plural(plan.replicas, 'replica')} = "
+        f"{plural(plan.ipus, 'IPU')}"
     )
     lines = [
         ("throughput", f"{count(plan.throughput_samples_per_s)} samples/s"),
         (
             "step time",
-            f"{duration(plan.step_time_s)} for {_many(plan.global_batch, 'sample')}; "
+            f"{duration(plan.step_time_s)} for {plural(plan.global_batch, 'sample')}; "
             f"latency {duration(plan.latency_s)}",
         ),
         ("layout", layout),
@@ -62,8 +64,8 @@ def _headline(plan: Plan) -> List[str]:
         ),
         (
             "search",
-            f"{_many(plan.forecast, 'batching')} forecast, "
-            f"{_many(plan.worked_out, 'stage')} worked out exactly",
+            f"{plural(plan.forecast, 'batching')} forecast, "
+            f"{plural(plan.worked_out, 'stage')} worked out exactly",
         ),
     ]
     title = f"Plan for {plan.mode} on {plan.system}: {objective(plan)} – simulated"
@@ -104,9 +106,9 @@ def _stage(number: int, stage: PlannedStage, slowest: float, plan: Plan) -> str:
         )
     )
     return (
-        f"{number:>3} {_middle_cut(stage_name(stage), 18):<18} {stage.layers:>6} "
+        f"{number:>3} {middle_clipped(stage_name(stage), 18):<18} {stage.layers:>6} "
         f"{count(stage.parameters):>6} {count(stage.cycles):>6} {shares} "
-        f"{_bar(ratio(stage.cycles, slowest), 8)} {kib(stage.peak_tile_bytes):>7} "
+        f"{share_bar(ratio(stage.cycles, slowest), 8)} {kib(stage.peak_tile_bytes):>7} "
         f"{percent(ratio(stage.peak_tile_bytes, plan.limit_tile_bytes)):>5} "
         f"{stage.proportion:>4.2g} {_stored(stage, plan):>4}"
     )
@@ -123,7 +125,7 @@ def _time(plan: Plan) -> List[str]:
         f"Where a step goes: {duration(plan.step_time_s)}",
         *(
             f"  {name:<42} {duration(seconds):>8} {percent(ratio(seconds, plan.step_time_s)):>6} "
-            f"{_bar(ratio(seconds, plan.step_time_s), 20)}"
+            f"{share_bar(ratio(seconds, plan.step_time_s), 20)}"
             for name, seconds in plan.time
         ),
     ]
@@ -161,7 +163,7 @@ def _moves(plan: Plan) -> List[str]:
 
 def _pair(name: str, cycles: Tuple[float, float], tile_bytes: Tuple[int, int], verdict: str) -> str:
     return (
-        f"  {_middle_cut(name, 30):<30} {count(cycles[0]):>7} {count(cycles[1]):>6}  "
+        f"  {middle_clipped(name, 30):<30} {count(cycles[0]):>7} {count(cycles[1]):>6}  "
         f"{kib(tile_bytes[0]):>9} {kib(tile_bytes[1]):>9}  {verdict}"
     )
 
