@@ -5,9 +5,10 @@ without data.
 """
 
 from dataclasses import replace
-from typing import Dict, FrozenSet, Sequence, Type, Union
+from typing import Dict, FrozenSet, Sequence
 
 import torch
+from torch import nn
 
 from app.config.planning import Mode
 from app.config.schema import Optimizer, Run
@@ -18,7 +19,7 @@ from app.ipu_model.simulation import Simulation, simulate
 from app.ipu_model.target import Target
 from app.ipu_model.trace import trace
 from app.nets import build_net
-from app.training.device_models import EvaluationModel, Normalise, TrainingModel
+from app.training.device_models import evaluation_model, training_model
 from app.training.placement import check_names, check_order, evaluation_iterations
 from datasets import image_shape
 
@@ -54,10 +55,8 @@ def trace_run(run: Run, micro_batch: int, mode: Mode = "training") -> Graph:
     with torch.device("meta"):
         net = build_net(run.model, num_classes, channels)
     check_names(net, run)
-    normalise = Normalise(run.data.mean, run.data.std, channels)
-    scored: Union[Type[TrainingModel], Type[EvaluationModel]]
-    scored = TrainingModel if mode == "training" else EvaluationModel
-    model = scored(net, normalise, run.training.label_smoothing).train(mode == "training")
+    build = training_model if mode == "training" else evaluation_model
+    model: nn.Module = build(run, net, channels)
     images = torch.empty(micro_batch, channels, size, size, dtype=torch.uint8, device="meta")
     labels = torch.empty(micro_batch, dtype=torch.int64, device="meta")
     stages = {f"net.{name}": stage for stage, name in enumerate(run.pipeline.splits, start=1)}

@@ -4,6 +4,7 @@ from app.config.hardware import Chip, System
 from app.config.loader import dump, find_system, load_run
 from app.config.planning import Planning
 from app.config.schema import (
+    Augmentation,
     Batching,
     Data,
     Model,
@@ -16,6 +17,7 @@ from app.config.schema import (
 )
 
 __all__ = [
+    "Augmentation",
     "Batching",
     "Chip",
     "Data",

@@ -5,6 +5,7 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from app.config.schema import Run
 from app.errors import ConfigError
 from app.nets import smoothed_cross_entropy
 from app.sdk import poptorch
@@ -78,3 +79,23 @@ class EvaluationModel(_Scored):
         losses, correct = self.score(images, labels.clamp(min=0))
         counted = (labels >= 0).float()
         return (losses * counted).sum(), (correct * counted).sum()
+
+
+def training_model(run: Run, net: nn.Module, channels: int) -> TrainingModel:
+    """The network as the run trains it, in training mode; ``channels`` are the images'.
+
+    Raises:
+        ConfigError: a setting that does not fit the images.
+    """
+    normalise = Normalise(run.data.mean, run.data.std, channels)
+    return TrainingModel(net, normalise, run.training.label_smoothing).train()
+
+
+def evaluation_model(run: Run, net: nn.Module, channels: int) -> EvaluationModel:
+    """The network as the run tests it, in evaluation mode; ``channels`` are the images'.
+
+    Raises:
+        ConfigError: a setting that does not fit the images.
+    """
+    normalise = Normalise(run.data.mean, run.data.std, channels)
+    return EvaluationModel(net, normalise, run.training.label_smoothing).eval()

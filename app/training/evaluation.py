@@ -8,7 +8,7 @@ from torch import Tensor
 from app.config.schema import Run
 from app.nets import build_net
 from app.sdk import poptorch
-from app.training.device_models import EvaluationModel, Normalise
+from app.training.device_models import evaluation_model
 from app.training.placement import evaluation_iterations, evaluation_options, place
 from datasets import EvaluationSet, ImageDataset, ImageSplit
 
@@ -31,10 +31,8 @@ class Evaluator:
         self._run = run
         self._net = build_net(run.model, dataset.num_classes, dataset.channels)
         place(self._net, run)
-        self._net.eval()
-        normalise = Normalise(run.data.mean, run.data.std, dataset.channels)
-        model = EvaluationModel(self._net, normalise, run.training.label_smoothing)
-        self._executor = poptorch.inferenceModel(model.eval(), evaluation_options(run))
+        model = evaluation_model(run, self._net, dataset.channels)
+        self._executor = poptorch.inferenceModel(model, evaluation_options(run))
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the network's state dict; another's raises RuntimeError, as in torch."""

@@ -20,16 +20,19 @@ from app.training import metrics as metrics_file
 from app.training.averaging import WeightAverage
 from app.training.checkpoints import Checkpoint
 from app.training.curves import MEASURED_BY, plot_curves
-from app.training.device_models import Normalise, TrainingModel
+from app.training.device_models import training_model
 from app.training.evaluation import Evaluator, Score
 from app.training.metrics import DivergedError
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
 from app.training.run_directory import RunDirectory, follow, stored_plan
+from app.training.samples import training_samples
 from app.training.schedule import learning_rate_factor
-from datasets import ImageDataset, StreamSampler, TrainingStream, open_dataset
+from datasets import ImageDataset, StreamSampler, open_dataset
 
-Batch = Tuple[Tensor, Tensor]
+Batch = Tuple[Tensor, ...]
+"""Images and labels of one call, and how to mix them where the run mixes."""
+
 Planner = Callable[[Run], str]
 
 
@@ -103,8 +106,7 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.net = build_net(run.model, self.dataset.num_classes, self.dataset.channels)
         place(self.net, run)
-        normalise = Normalise(run.data.mean, run.data.std, self.dataset.channels)
-        model = TrainingModel(self.net, normalise, run.training.label_smoothing).train()
+        model = training_model(run, self.net, self.dataset.channels)
         self.optimizer = build_optimizer(model, run.optimizer)
         self.options = training_options(run)
         self.evaluator = Evaluator(run, self.dataset)
@@ -161,14 +163,7 @@ class Trainer:
 
     def _loader(self) -> Any:
         data = self.run.data
-        stream = TrainingStream(
-            self.dataset.train,
-            self.run.seed,
-            self.length.samples_per_epoch,
-            self.length.epochs,
-            crop_padding=data.crop_padding,
-            horizontal_flip=data.horizontal_flip,
-        )
+        stream = training_samples(self.run, self.dataset.train, self.length.samples_per_epoch)
         modes = {"sync": poptorch.DataLoaderMode.Sync, "async": poptorch.DataLoaderMode.Async}
         start = self.resumed.samples if self.resumed else 0
         return poptorch.DataLoader(
@@ -186,9 +181,9 @@ class Trainer:
         loss = correct = 0.0
         started = time.perf_counter()
         for call in range(1, self.length.calls_per_epoch + 1):
-            images, labels = next(batches)
+            batch = next(batches)
             rate = self._set_learning_rate()
-            call_loss, call_correct = self._call(images, labels)
+            call_loss, call_correct = self._call(batch)
             if not torch.isfinite(call_loss).all():
                 raise DivergedError(
                     f"step {self.step}: the loss is not finite; lower optimizer.learning_rate or "
@@ -213,15 +208,15 @@ class Trainer:
             )
         return means
 
-    def _call(self, images: Tensor, labels: Tensor) -> Any:
+    def _call(self, batch: Batch) -> Any:
         if not self.executor.isCompiled():
             try:
-                self.executor.compile(images, labels)
+                self.executor.compile(*batch)
             except (poptorch.Error, ValueError) as error:
                 raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
             if self.resumed:
                 self.executor.rng_state = self.resumed.rng_state
-        return self.executor(images, labels)
+        return self.executor(*batch)
 
     def _set_learning_rate(self) -> float:
         """Schedule and ``setOptimizer`` together: one alone has no effect on the device."""

@@ -138,7 +138,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
             4,
             ["model.norm={kind: batch, proxy: false}", "batching.replicas=2", "data.num_images=72"],
         ),
-        (4, ["model.norm={kind: group, proxy: false}", "data.horizontal_flip=true"]),
+        (4, ["model.norm={kind: group, proxy: false}", "augmentation.horizontal_flip=true"]),
     ],
 )
 def test_a_run_interrupted_at_any_call_ends_with_the_bits_of_an_uninterrupted_one(
