@@ -18,6 +18,9 @@ gradient rule and a cost rule. The kinds, with operands -> results; attributes:
     layer_norm      the same over the last `axes` dimensions; axes, epsilon, affine
     batch_norm      x, weight and bias if affine, running mean and variance if running
                     -> y, mean, inv_std; training, epsilon, affine, running
+    online_norm     x [N, C, *field], streams of mean, variance, projection and gradient [C]
+                    -> y, and [N, C] each: inv_std, means of y and y^2
+                    decay, backward_decay, epsilon
     softmax         x -> y; axis. log_softmax: likewise
     nll_loss        log-probabilities [N, C, ...], labels -> loss; reduction
     identity_loss   x -> loss; reduction

@@ -3,9 +3,18 @@
 from torch import nn
 
 from app.config.schema import Model
-from app.nets.counting import compatible_sizes, downsampling, layers_before, macs, parameters
+from app.nets.counting import (
+    compatible_sizes,
+    downsampling,
+    layers_before,
+    macs,
+    modules_before,
+    parameters,
+    training_macs,
+)
+from app.nets.decay import undecayed_parameters
 from app.nets.efficientnet import EfficientNet
-from app.nets.losses import smoothed_cross_entropy
+from app.nets.losses import mixed_cross_entropy, smoothed_cross_entropy
 from app.nets.norms import ProxyNormAct
 from app.nets.pretrained import load_pretrained, translate_torchvision
 from app.nets.resnet import ResNet
@@ -20,9 +29,13 @@ __all__ = [
     "layers_before",
     "load_pretrained",
     "macs",
+    "mixed_cross_entropy",
+    "modules_before",
     "parameters",
     "smoothed_cross_entropy",
+    "training_macs",
     "translate_torchvision",
+    "undecayed_parameters",
 ]
 
 

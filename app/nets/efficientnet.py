@@ -17,7 +17,7 @@ from app.nets.layers import (
     StochasticDepth,
     channel_groups,
     init_classifier,
-    init_variance_scaling,
+    normalised_conv,
 )
 from app.nets.norms import Norms, ProxyScale
 
@@ -93,12 +93,10 @@ class EfficientNet(nn.Module):
         """Convolutions get variance 2/fan, the fan of outputs where dense, of inputs where spatial
         (authors' code)."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, Conv2d):
                 spatial = name.endswith("conv_dw")
                 fan = (module.weight if spatial else module.weight.transpose(0, 1))[0].numel()
-                init_variance_scaling(module.weight, 2.0, fan)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                module.initialise(2.0, fan)
         init_classifier(self.classifier)
 
 
@@ -164,13 +162,15 @@ class _Layers:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.norms = Norms(model.norm, F.silu, default_epsilon=1e-3)
+        self.conv_class = normalised_conv(model.norm)
         self.group_size = model.group_size or 1
         self.fitting_expand_ratios = _fitting_expand_ratios(model, self.group_size)
 
     def dense(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1
     ) -> Conv2d:
-        return Conv2d(in_channels, out_channels, kernel_size, stride, padding=self.model.padding)
+        padding = self.model.padding
+        return self.conv_class(in_channels, out_channels, kernel_size, stride, padding=padding)
 
     def spatial(self, unit: Unit) -> Conv2d:
         """The k×k group convolution; ``ConfigError`` if the groups do not divide its channels."""
@@ -178,7 +178,7 @@ class _Layers:
         groups = channel_groups(
             channels, channels, self.group_size, place, self.fitting_expand_ratios
         )
-        return Conv2d(
+        return self.conv_class(
             channels,
             channels,
             unit.kernel_size,

@@ -1,12 +1,13 @@
 """Layers that the networks share: convolution, squeeze-excite, stochastic depth, initialisation."""
 
 import math
-from typing import Literal, Optional, Sequence, Tuple
+from typing import Any, Literal, Optional, Sequence, Tuple, Type
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.config.schema import Norm
 from app.errors import ConfigError
 
 Padding = Literal["symmetric", "same"]
@@ -48,8 +49,20 @@ class Conv2d(nn.Conv2d):
         )
         self.same = padding == "same" and stride > 1
 
+    def filters(self) -> Tensor:
+        """What the input is convolved with, [C_out, C_in / groups, k, k]."""
+        return self.weight
+
+    def initialise(self, scale: float, fan: int) -> None:
+        """Draws the weights with variance scale/fan; biases become zero."""
+        init_variance_scaling(self.weight, scale, fan)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor, input_scale: Optional[Tensor] = None) -> Tensor:
-        weight = self.weight if input_scale is None else self._scaled_weight(input_scale)
+        weight = self.filters()
+        if input_scale is not None:
+            weight = self._scaled(weight, input_scale)
         if not self.same:
             output: Tensor = self._conv_forward(x, weight, self.bias)
             return output
@@ -61,10 +74,58 @@ class Conv2d(nn.Conv2d):
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
 
-    def _scaled_weight(self, input_scale: Tensor) -> Tensor:
+    def _scaled(self, weight: Tensor, input_scale: Tensor) -> Tensor:
         scale = input_scale.view(self.groups, 1, -1, 1, 1)
-        weight: Tensor = self.weight.unflatten(0, (self.groups, -1))
-        return (weight * scale).flatten(0, 1)
+        grouped: Tensor = weight.unflatten(0, (self.groups, -1))
+        return (grouped * scale).flatten(0, 1)
+
+
+class WeightNormConv2d(Conv2d):
+    """Convolution with ``scale``·``weight``/norm(``weight``), the norm being that of every filter,
+    and a scale [C_out] of its own learned for each (arXiv 1602.07868).
+
+    It begins with the weights themselves: the scale is their norm.
+    """
+
+    undecayed = ("scale",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            self.scale = nn.Parameter(self._norms())
+
+    def filters(self) -> Tensor:
+        factor = self.scale / self._norms()
+        return self.weight * factor.to(self.weight.dtype).view(-1, 1, 1, 1)
+
+    def initialise(self, scale: float, fan: int) -> None:
+        super().initialise(scale, fan)
+        with torch.no_grad():
+            self.scale.copy_(self._norms())
+
+    def _norms(self) -> Tensor:
+        """Of the filters, [C_out], in float32 at least."""
+        return _widened(self.weight).square().sum((1, 2, 3)).sqrt()
+
+
+class StandardisedConv2d(Conv2d):
+    """Convolution with filters of mean 0 and variance 1: (weight - mean)/sqrt(variance + 1e-6) of
+    each, as in "Weight Standardization" (arXiv 1903.10520). A norm follows that undoes the size."""
+
+    def filters(self) -> Tensor:
+        filters = F.layer_norm(_widened(self.weight), self.weight.shape[1:], eps=1e-6)
+        return filters.to(self.weight.dtype)
+
+
+def normalised_conv(norm: Norm) -> Type[Conv2d]:
+    """The convolution that the configuration has before its norms."""
+    if norm.kind == "weight":
+        return WeightNormConv2d
+    return StandardisedConv2d if norm.weight_standardisation else Conv2d
+
+
+def _widened(weight: Tensor) -> Tensor:
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:

@@ -15,7 +15,7 @@ from app.nets.layers import (
     Padding,
     channel_groups,
     init_classifier,
-    init_variance_scaling,
+    normalised_conv,
     same_padding,
 )
 from app.nets.norms import AnyNorm, Norms
@@ -52,7 +52,7 @@ class ResNet(nn.Module):
     def __init__(self, model: Model, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         make = _Layers(model)
-        self.conv1 = Conv2d(in_channels, STEM_CHANNELS, 7, 2, padding=model.padding)
+        self.conv1 = make.conv(in_channels, STEM_CHANNELS, 7, 2)
         self.bn1 = make.norms.activated("bn1", STEM_CHANNELS)
         self.maxpool = MaxPool2d(model.padding)
         self.layer1 = make.stage(1, STEM_CHANNELS)
@@ -71,12 +71,14 @@ class ResNet(nn.Module):
 
     def _initialise(self) -> None:
         """Convolutions get variance 1/fan-in; a unit with an identity skip begins as the identity,
-        its last norm's weight being zero (authors' code)."""
+        its last norm's weight being zero, if it has one (authors' code)."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                init_variance_scaling(module.weight, 1.0, module.weight[0].numel())
+            if isinstance(module, Conv2d):
+                module.initialise(1.0, module.weight[0].numel())
             elif isinstance(module, (BasicBlock, Bottleneck)) and module.downsample is None:
-                nn.init.zeros_(module.last_norm.weight)
+                gamma = module.last_norm.weight
+                if gamma is not None:
+                    nn.init.zeros_(gamma)
         init_classifier(self.fc)
 
 
@@ -179,11 +181,13 @@ class _Layers:
         self.architecture = ARCHITECTURES[model.name]
         epsilon = 1e-5 if model.norm.kind == "batch" else 1e-6  # as in the authors' code
         self.norms = Norms(model.norm, F.relu, default_epsilon=epsilon)
+        self.conv_class = normalised_conv(model.norm)
 
     def conv(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
     ) -> Conv2d:
-        return Conv2d(in_channels, out_channels, kernel_size, stride, padding=self.model.padding)
+        padding = self.model.padding
+        return self.conv_class(in_channels, out_channels, kernel_size, stride, padding=padding)
 
     def grouped(self, place: str, in_channels: int, out_channels: int, stride: int = 1) -> Conv2d:
         """A 3x3 convolution, in groups of ``group_size`` or of the architecture's cardinality."""
@@ -191,7 +195,7 @@ class _Layers:
         if size is not None:
             groups = channel_groups(in_channels, out_channels, size, place)
         padding = self.model.padding
-        return Conv2d(in_channels, out_channels, 3, stride, groups=groups, padding=padding)
+        return self.conv_class(in_channels, out_channels, 3, stride, groups=groups, padding=padding)
 
     def out_channels(self, stage: int) -> int:
         """Of stage 1 to 4."""

@@ -338,6 +338,44 @@ def _norm_grad(op: Op, shapes: Any, x: Any, mean: Any, inv_std: Any, *others: An
     return (dx.reshape(x.shape), *weights)
 
 
+def _unary(op: Op, shapes: Any, x: Any) -> Any:
+    if op.function == "clamp":
+        return np.clip(x, op.attributes["minimum"], op.attributes["maximum"])
+    return UNARY[op.function](x)
+
+
+def _unary_grad(op: Op, shapes: Any, dy: Any, saved: Any) -> Any:
+    if op.function == "clamp":
+        return dy * ((op.attributes["minimum"] < saved) & (saved < op.attributes["maximum"]))
+    return dy * SLOPES[op.function](saved)
+
+
+def _online_norm(op: Op, shapes: Any, x: Any, mean: Any, variance: Any, *_: Any) -> Any:
+    """One sample after the other (arXiv 1905.05894, algorithm 1)."""
+    a, found = op.attributes["decay"], []
+    for sample in x.reshape(*x.shape[:2], -1):
+        inv_std = (variance + op.attributes["epsilon"]) ** -0.5
+        y = (sample - mean[:, None]) * inv_std[:, None]
+        found.append((y, inv_std, y.mean(1), (y**2).mean(1)))
+        distance = sample.mean(1) - mean
+        variance = a * variance + (1 - a) * sample.var(1) + a * (1 - a) * distance**2
+        mean = mean + (1 - a) * distance
+    return tuple(np.stack(part).reshape(shape) for part, shape in zip(zip(*found), shapes))
+
+
+def _online_norm_grad(op: Op, shapes: Any, y: Any, inv_std: Any, *others: Any) -> Any:
+    """The control process (algorithm 2), from the results of the forward pass alone."""
+    _, _, projection, mean, dy = others
+    part, found = 1 - op.attributes["backward_decay"], []
+    for sample, scale, gradient in zip(y, inv_std, dy):
+        shape = (len(scale), *[1] * (sample.ndim - 1))
+        h = gradient - part * projection.reshape(shape) * sample
+        projection = projection + (h * sample).reshape(len(scale), -1).mean(1)
+        found.append(h * scale.reshape(shape) - part * mean.reshape(shape))
+        mean = mean + found[-1].reshape(len(scale), -1).mean(1)
+    return np.stack(found)
+
+
 def _softmax(op: Op, shapes: Any, x: Any) -> Any:
     powers = np.exp(x)
     return powers / powers.sum(op.attributes["axis"], keepdims=True)
@@ -370,8 +408,8 @@ def _nll_softmax_grad(op: Op, shapes: Any, probabilities: Any, labels: Any, dy: 
 
 KINDS: Dict[str, Callable[..., Any]] = {
     "fill": lambda op, shapes: np.full(shapes[0], op.attributes["value"]),
-    "unary": lambda op, shapes, x: UNARY[op.function](x),
-    "unary_grad": lambda op, shapes, dy, saved: dy * SLOPES[op.function](saved),
+    "unary": _unary,
+    "unary_grad": _unary_grad,
     "binary": _binary,
     "select": lambda op, shapes, condition, a, b: np.where(condition, a, b),
     "cast": lambda op, shapes, x: np.array(x),
@@ -385,6 +423,8 @@ KINDS: Dict[str, Callable[..., Any]] = {
     "conv_weight_grad": _conv_weight_grad,
     **dict.fromkeys(("group_norm", "layer_norm", "batch_norm"), _norm),
     **dict.fromkeys(("group_norm_grad", "layer_norm_grad", "batch_norm_grad"), _norm_grad),
+    "online_norm": _online_norm,
+    "online_norm_grad": _online_norm_grad,
     "softmax": _softmax,
     "softmax_grad": _softmax_grad,
     "log_softmax": lambda op, shapes, x: np.log(_softmax(op, shapes, x)),

@@ -1,5 +1,6 @@
 """Gradients of traced networks: one for every parameter, and the numbers of torch's autograd."""
 
+from functools import partial
 from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from app.ipu_model.graph import Graph, Phase, Role
 from app.ipu_model.program import Execution, OptimizerState
 from app.ipu_model.trace import trace
 from app.nets import build_net
+from app.nets.layers import normalised_conv
+from app.nets.norms import Norms
 from app.training.device_models import Normalise, TrainingModel
 from tests.ipu_model.graph_interpreter import run
 
@@ -63,6 +66,14 @@ NETS: Dict[str, Callable[[], nn.Module]] = {
     "resnet18": torchvision.models.resnet18,
     "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(),
     "efficientnet_b0 LN+PN": proxy_net,
+    **{
+        f"efficientnet_b0 {kind}": partial(
+            build_net,
+            Model("efficientnet_b0", Norm(kind, weight_standardisation=kind == "group")),
+            5,
+        )
+        for kind in ("online", "frn", "evonorm-s0", "weight", "group")
+    },
 }
 
 
@@ -96,6 +107,34 @@ def test_the_application_s_training_model_with_label_smoothing_gets_its_update()
     assert len(updated.of_role(Role.STATE)) == 3 * len(forward.parameters)
 
 
+class TwoNorms(nn.Module):
+    """A norm with its activation and one without, and whatever they keep of the past."""
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        norms, conv = Norms(norm, F.silu, 1e-3), normalised_conv(norm)
+        self.conv1, self.bn1 = conv(3, 8, 3), norms.activated("bn1", 8)
+        self.conv2, self.bn2 = conv(8, 6, 3, groups=2), norms.linear("bn2", 6)
+        self.fc = nn.Linear(6, 3)
+        for name, buffer in self.named_buffers():
+            if "running" in name:
+                nn.init.uniform_(buffer, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        logits: Tensor = self.fc(torch.tanh(x).mean((2, 3)))
+        return logits
+
+
+NORMS: Dict[str, Norm] = {
+    "online": Norm("online", online_forward_decay=0.5, online_backward_decay=0.7),
+    "frn": Norm("frn"),
+    "evonorm-s0": Norm("evonorm-s0"),
+    "weight": Norm("weight"),
+    "group+ws": Norm("group", groups=1, weight_standardisation=True),
+}
+
+
 NUMBERS: List[Tuple[str, Callable[[], nn.Module], Callable[[], Tensor]]] = [
     (
         "transformer",
@@ -108,6 +147,10 @@ NUMBERS: List[Tuple[str, Callable[[], nn.Module], Callable[[], Tensor]]] = [
             width_factor=0.1, depth_factor=0.1, stochastic_depth=0.0, expand_ratio=2, group_size=4
         ),
         lambda: torch.randn(2, 3, 32, 32),
+    ),
+    *(
+        (name, partial(TwoNorms, norm), lambda: torch.randn(3, 3, 7, 6))
+        for name, norm in NORMS.items()
     ),
     (
         "mlp",

@@ -1,6 +1,6 @@
 """Parameters and MACs against the published models and layer-by-layer counts; image sizes."""
 
-from typing import List
+from typing import List, Tuple
 
 import pytest
 import torch
@@ -8,8 +8,16 @@ import torchvision
 from torch import nn
 
 from app.config.schema import Model, Norm
-from app.nets import build_net, compatible_sizes, downsampling, macs, parameters
-from app.nets.counting import _layer_outputs
+from app.nets import (
+    build_net,
+    compatible_sizes,
+    downsampling,
+    macs,
+    modules_before,
+    parameters,
+    training_macs,
+)
+from app.nets.counting import _layer_calls
 from app.nets.layers import Conv2d, SqueezeExcite
 
 BATCH, GROUP = Norm(kind="batch"), Norm(kind="group", groups=4)
@@ -164,7 +172,7 @@ def test_compatible_sizes_run_in_steps_of_the_stride(train_size: int, last: int)
 
 def level_sizes(net: nn.Module, image_size: int) -> List[int]:
     """Sizes of the image and of the feature maps on the way down, each once."""
-    outputs = [output for _, output in _layer_outputs(net, image_size, 3) if output.dim() == 4]
+    outputs = [c.output for c in _layer_calls(net, image_size, 3) if c.output.dim() == 4]
     heights = {output.shape[2] for output in outputs if output.shape[2] > 1}
     return [image_size, *sorted(heights, reverse=True)]
 
@@ -183,3 +191,69 @@ def test_native_and_half_resolution_have_equal_parity_at_every_level(
         assert level_sizes(net, size) == expected
         parities.append([level % 2 for level in expected[:-1]])  # of stride-2 layers' inputs
     assert parities[0] == parities[1]
+
+
+# ---- training
+
+
+class Tiny(nn.Module):
+    """A network whose counts are closed forms: a 3x3 convolution 2 -> 4 and 1x1 ones on either side
+    of a skip, then a linear layer 4 -> 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 5)
+        self.stem = Conv2d(2, 4, 3)
+        self.skip = Conv2d(4, 4, 1)
+        self.block = nn.Sequential(Conv2d(4, 4, 1), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = self.skip(x) + self.block(x)
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+STEM, SKIP, BLOCK, HEAD = 8 * 8 * 4 * 2 * 9, 8 * 8 * 4 * 4, 8 * 8 * 4 * 4, 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("frozen", "expected"),
+    [
+        ((), 2 * STEM + 3 * SKIP + 3 * BLOCK + 3 * HEAD),
+        (("stem",), STEM + 2 * SKIP + 2 * BLOCK + 3 * HEAD),
+        (("stem", "skip"), STEM + SKIP + 2 * BLOCK + 3 * HEAD),
+        (("stem", "skip", "block"), STEM + SKIP + BLOCK + 2 * HEAD),
+        (("stem", "skip", "block", "head"), STEM + SKIP + BLOCK + HEAD),
+    ],
+)
+def test_training_costs_a_forward_pass_and_each_gradient_that_is_made(
+    frozen: Tuple[str, ...], expected: int
+) -> None:
+    net = Tiny()
+    for name in frozen:
+        net.get_submodule(name).requires_grad_(False)
+    with torch.no_grad():
+        assert training_macs(net, 8, in_channels=2) == expected
+    assert macs(net, 8, in_channels=2) == STEM + SKIP + BLOCK + HEAD
+
+
+def test_modules_have_run_in_the_order_of_execution() -> None:
+    net = Tiny()
+    assert modules_before(net, "head") == ("stem", "skip", "block")
+    assert modules_before(net, "block.1") == ("stem", "skip", "block.0")
+    assert modules_before(net, "stem") == ()
+    net.add_module("idle", nn.ReLU())
+    assert modules_before(net, "idle") is None
+
+
+@pytest.mark.parametrize("size", range(6))
+def test_training_at_half_resolution_takes_less_than_six_tenths(size: int) -> None:
+    net = on_meta(g16(size, PROXY))
+    native, half = training_macs(net, NATIVE[size]), training_macs(net, HALF[size])
+    assert native > 2.9 * macs(net, NATIVE[size])
+    head = on_meta(g16(size, PROXY))
+    for name in modules_before(head, "conv_head") or ():
+        head.get_submodule(name).requires_grad_(False)
+    fine_tuning = training_macs(head, NATIVE[size])
+    assert 350 * half + 2 * fine_tuning < 0.6 * 350 * native

@@ -17,6 +17,8 @@ forward operation's y, the rest are its operands and results):
                                 as there are weight and bias; those of the forward operation
     layer_norm_grad             likewise
     batch_norm_grad             likewise; without training, mean and inv_std are the running ones
+    online_norm_grad            y, inv_std, means of y and y^2, streams of projection and gradient,
+                                dy -> dx; those of the forward operation
     softmax_grad                y, dy -> dx; axis. log_softmax_grad: likewise
     nll_loss_grad               log-probabilities, labels, dy -> their gradient; reduction
     nll_softmax_grad            log-probabilities, labels, dy -> gradient of log_softmax's operand,

@@ -4,7 +4,7 @@ from app.ipu_model.autodiff.growth import Growth
 from app.ipu_model.autodiff.registry import gradient
 from app.ipu_model.graph import Op
 
-__all__ = ["norm", "softmax"]
+__all__ = ["norm", "online_norm", "softmax"]
 
 
 @gradient("group_norm", "layer_norm", "batch_norm")
@@ -25,6 +25,17 @@ def norm(growth: Growth, op: Op, dy: int) -> None:
     for operand, found in zip((x, *affine), made):
         if growth.wants(operand):
             growth.give(operand, found)
+
+
+@gradient("online_norm")
+def online_norm(growth: Growth, op: Op, dy: int) -> None:
+    """Online normalization's control process (arXiv 1905.05894, algorithm 2): from the result, what
+    is known of each sample, and the two streams that it keeps."""
+    x, _, _, *streams = op.inputs
+    if growth.wants(x):
+        operands = (*op.outputs, *streams, dy)
+        (dx,) = growth.emit_like("online_norm_grad", operands, (x,), op.attributes)
+        growth.give(x, dx)
 
 
 @gradient("softmax", "log_softmax")

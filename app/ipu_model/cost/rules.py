@@ -29,7 +29,15 @@ _FOLDER = "app/ipu_model/cost/kinds/"
 
 # popart outlines operations of high value, so that equal ones share their code; single elementwise
 # operations are not worth a call (willow/include/popart/op.hpp, getSubgraphValue).
-_OUTLINED = ("group_norm", "layer_norm", "batch_norm", "update", "max_pool", "avg_pool")
+_OUTLINED = (
+    "group_norm",
+    "layer_norm",
+    "batch_norm",
+    "online_norm",
+    "update",
+    "max_pool",
+    "avg_pool",
+)
 
 # All replicas' gradients are reduced by one merged call (popart willow/src/popx/op/collectives/).
 _MERGED = ("all_reduce",)

@@ -17,7 +17,7 @@ from app.ipu_model.program import Execution
 
 __all__ = ["intervals", "kept_ops"]
 
-_NORMS = ("group_norm", "layer_norm", "batch_norm")
+_NORMS = ("group_norm", "layer_norm", "batch_norm", "online_norm")
 
 
 def kept_ops(graph: Graph, execution: Execution) -> FrozenSet[int]:

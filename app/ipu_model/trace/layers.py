@@ -146,6 +146,21 @@ def _batch_norm(call: Call) -> Results:
     return [y, mean if training else None, inv_std if training else None]
 
 
+@rule("online_norm")
+def _online_norm(call: Call) -> Results:
+    """The application's own operation; the streams that it writes are part of it. On hardware it
+    would be a custom operator."""
+    streams = [call.id(name) for name in ("mean", "variance", "projection", "gradient")]
+    return call.to.emit_all(
+        "online_norm",
+        (call.id("x"), *streams),
+        [(call.shape, call.type), *[(call.shape[:2], Element.FLOAT)] * 3],
+        decay=call.get("decay"),
+        backward_decay=call.get("backward_decay"),
+        epsilon=call.get("epsilon"),
+    )
+
+
 def _pooling(call: Call, rank: int) -> Tuple[Tuple[int, ...], Tuple[int, ...], Pairs]:
     """Kernel, stride and padding that give the result's size, so that rounding the size up needs
     no attribute: it is padding at the end."""

@@ -159,6 +159,40 @@ def test_gradients_of_group_norm_are_ten_passes_and_two_joint_reductions() -> No
     assert whole.temporary_tile_bytes >= 3 * 2 * N
 
 
+ONLINE = {"decay": 0.999, "backward_decay": 0.99, "epsilon": 1e-5}
+SAMPLES = (2, 64)
+
+
+def test_online_norm_is_statistics_two_passes_and_streams() -> None:
+    kept = (0, 1)
+    whole = cost("online_norm", [X, C, C, C, C], [X, *[SAMPLES] * 3], ON, **ONLINE)
+    streams = ("sub", "mul", "mul", "add", "mul", "add", "mul", "mul", "add")
+    assert_same_work(
+        whole,
+        reduction(ON, CHANNELS, kept, FLOAT, tensors=2),
+        small_pass(ON, 2 * 64, "variance_to_inv_std"),
+        *(small_pass(ON, 2 * 64, function) for function in streams),
+        broadcast_pass(ON, CHANNELS, kept, "sub"),
+        broadcast_pass(ON, CHANNELS, kept, "mul", in_place=True),
+    )
+
+
+def test_the_gradient_of_online_norm_is_five_passes_one_joint_reduction_and_streams() -> None:
+    kept = (0, 1)
+    whole = cost("online_norm_grad", [X, *[SAMPLES] * 3, C, C, X], [X], ON, **ONLINE)
+    streams = ("mul", "mul", "sub", "add", "mul", "sub", "mul", "add")
+    assert_same_work(
+        whole,
+        binary_pass(ON, CHANNELS, "mul"),
+        reduction(ON, CHANNELS, kept, FLOAT, tensors=2),
+        *(small_pass(ON, 2 * 64, function) for function in streams),
+        *[broadcast_pass(ON, CHANNELS, kept, "mul")] * 2,
+        scaled_add_pass(ON, CHANNELS, HALF),
+        broadcast_pass(ON, CHANNELS, kept, "sub", in_place=True),
+    )
+    assert whole.temporary_tile_bytes >= 2 * N
+
+
 def gradient_of_batch_norm(training: bool, affine: bool) -> Cost:
     weight = [C] if affine else []
     attributes = {"training": training, "running": True, "affine": affine}

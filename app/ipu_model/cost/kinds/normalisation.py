@@ -167,6 +167,35 @@ def norm_grad(graph: Graph, op: Op, context: CostContext) -> Cost:
     return norm.held(made, 2)
 
 
+@rule("online_norm")
+def online_norm(graph: Graph, op: Op, context: CostContext) -> Cost:
+    """Statistics of every channel of every sample; 9 small operations on the streams, which wait
+    for the sample before but stay on one tile, and on the result's moments; 2 passes."""
+    norm = _norm(graph, op, context)
+    streams = _small(context, norm, "sub", "mul", "mul", "add", "mul", "add")
+    moments = _small(context, norm, "mul", "mul", "add")
+    return statistics(context, norm) + streams + moments + whiten(context, norm)
+
+
+@rule("online_norm_grad")
+def online_norm_grad(graph: Graph, op: Op, context: CostContext) -> Cost:
+    """The gradient times the result (1 pass), a joint reduction of both, 8 small operations on the
+    streams; times inverse deviation (1), result times projection (1), their sum (1), subtract the
+    mean (1). The product with the result is a temporary."""
+    norm = _norm(graph, op, context)
+    layout, kept = norm.layout, norm.statistics
+    made = (
+        binary_pass(context, layout, "mul")
+        + reduction(context, layout, kept, Element.FLOAT, tensors=2)
+        + _small(context, norm, "mul", "mul", "sub", "add", "mul", "sub", "mul", "add")
+        + broadcast_pass(context, layout, kept, "mul")
+        + broadcast_pass(context, layout, kept, "mul")
+        + scaled_add_pass(context, layout, layout.element)
+        + broadcast_pass(context, layout, kept, "sub", in_place=True)
+    )
+    return norm.held(made, 1)
+
+
 def _small(context: CostContext, norm: Norm, *functions: str) -> Cost:
     return sum((small_pass(context, norm.means, name) for name in functions), Cost())
 
@@ -183,6 +212,8 @@ def _norm(graph: Graph, op: Op, context: CostContext) -> Norm:
     by_channel = Layout.of(x.shape, x.element, tiles, inner_axis=1)
     if op.kind.startswith("batch_norm"):
         return Norm(by_channel, (1,), by_channel, (1,))
+    if op.kind.startswith("online_norm"):
+        return Norm(by_channel, (0, 1), by_channel, (1,))
     groups = op.attributes["groups"]
     shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     return Norm(Layout.of(shape, x.element, tiles, inner_axis=2), (0, 1), by_channel, (1,))

@@ -27,7 +27,7 @@ _LIKE_FIRST = frozenset({
     "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
     "batch_norm_backward", "batch_norm_with_update", "native_batch_norm",
     "native_batch_norm_backward", "native_group_norm", "native_group_norm_backward",
-    "native_layer_norm", "native_layer_norm_backward",
+    "native_layer_norm", "native_layer_norm_backward", "online_norm",
     "_scaled_dot_product_flash_attention_for_cpu",
 })  # fmt: skip
 # torch 2.0 hands a mode numbers where these take tensors only
