@@ -4,6 +4,7 @@
 ``EvaluationSet`` turn a split into what a data loader iterates over.
 """
 
+from dataclasses import replace
 from typing import Callable, Dict
 
 from app.config.schema import Data
@@ -12,8 +13,10 @@ from datasets.digits import open_digits
 from datasets.evaluation import PADDING_LABEL, EvaluationSet
 from datasets.fashion_mnist import open_fashion_mnist
 from datasets.generated import open_generated, open_synthetic
+from datasets.imagenet import open_imagenet
+from datasets.policies import autoaugment_policy
 from datasets.shapes import ImageShape, image_shape
-from datasets.split import ImageDataset, ImageSplit, Item, StoredSplit
+from datasets.split import ChosenSplit, ImageDataset, ImageSplit, Item, StoredSplit
 from datasets.stream import StreamSampler, TrainingStream
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "StoredSplit",
     "StreamSampler",
     "TrainingStream",
+    "autoaugment_policy",
     "image_shape",
     "open_dataset",
 ]
@@ -35,6 +39,7 @@ _OPENERS: Dict[str, Callable[[Data], ImageDataset]] = {
     "fashion-mnist": open_fashion_mnist,
     "cifar10": open_cifar,
     "cifar100": open_cifar,
+    "imagenet": open_imagenet,
     "synthetic": open_synthetic,
 }
 
@@ -42,8 +47,10 @@ _OPENERS: Dict[str, Callable[[Data], ImageDataset]] = {
 def open_dataset(data: Data, seed: int) -> ImageDataset:
     """Open ``data.name``; ``seed`` decides the ``generated`` images and nothing else.
 
-    Raises ``DatasetError`` when the files are not there or cannot be read.
+    Raises ``DatasetError`` when the files are not there or cannot be read, ``ConfigError`` when
+    ``data`` does not agree with what they hold.
     """
-    if data.name == "generated":
-        return open_generated(data, seed)
-    return _OPENERS[data.name](data)
+    opened = open_generated(data, seed) if data.name == "generated" else _OPENERS[data.name](data)
+    if data.train_images is None:
+        return opened
+    return replace(opened, train=ChosenSplit(opened.train, data.train_images))

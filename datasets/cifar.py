@@ -23,9 +23,9 @@ def open_cifar(data: Data) -> ImageDataset:
         with downloading(data):
             source(str(root_folder(data)), download=True)
     train, validation = hold_out(
-        *_read(source, data, train=True), VALIDATION_IMAGES, data.image_size
+        *_read(source, data, train=True), VALIDATION_IMAGES, data.image_size, data.test_crop
     )
-    test = StoredSplit(*_read(source, data, train=False), data.image_size)
+    test = StoredSplit(*_read(source, data, train=False), data.image_size, data.test_crop)
     return ImageDataset(data.name, num_classes, 3, train, validation, test)
 
 

@@ -21,7 +21,12 @@ def open_digits(data: Data) -> ImageDataset:
     images = torch.from_numpy(grey_levels.astype(np.uint8).reshape(-1, 1, 8, 8))
     order = torch.from_numpy(permutation(SPLIT_SEED, 0, len(labels)))
     train, validation, test = (
-        StoredSplit(images[chosen], torch.from_numpy(labels)[chosen].long(), data.image_size)
+        StoredSplit(
+            images[chosen],
+            torch.from_numpy(labels)[chosen].long(),
+            data.image_size,
+            data.test_crop,
+        )
         for chosen in torch.split(order, [TRAIN_IMAGES, VALIDATION_IMAGES, TEST_IMAGES])
     )
     return ImageDataset(data.name, 10, 1, train, validation, test)

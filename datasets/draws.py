@@ -31,6 +31,27 @@ def random_bits(seed: int, sample: int) -> int:
     return _mix(_mix(seed) + (sample + 1) * _GOLDEN_GAMMA)
 
 
+class Draws:
+    """What is drawn for one sample, one after another: functions of ``bits`` and their number."""
+
+    def __init__(self, bits: int) -> None:
+        self._seed = bits
+        self._count = 0
+
+    def bits(self) -> int:
+        """64 random bits."""
+        self._count += 1
+        return random_bits(self._seed, self._count)
+
+    def below(self, count: int) -> int:
+        """A whole number of 0..count-1; for counts below 2**32 as good as equally often each."""
+        return self.bits() * count >> 64
+
+    def between(self, low: float, high: float) -> float:
+        """A number in [low, high]."""
+        return low + (high - low) * (self.bits() >> 11) / 2**53
+
+
 def _mix(bits: int) -> int:
     bits &= _MASK
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 & _MASK

@@ -27,9 +27,9 @@ def open_fashion_mnist(data: Data) -> ImageDataset:
     """Read four IDX files, plain or gzipped; ``DatasetError`` if they are missing or damaged."""
     folder = _find_folder(data)
     train, validation = hold_out(
-        *_read(folder, "train", TRAIN_IMAGES), VALIDATION_IMAGES, data.image_size
+        *_read(folder, "train", TRAIN_IMAGES), VALIDATION_IMAGES, data.image_size, data.test_crop
     )
-    test = StoredSplit(*_read(folder, "t10k", TEST_IMAGES), data.image_size)
+    test = StoredSplit(*_read(folder, "t10k", TEST_IMAGES), data.image_size, data.test_crop)
     return ImageDataset(data.name, NUM_CLASSES, 1, train, validation, test)
 
 

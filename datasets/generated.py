@@ -1,10 +1,17 @@
-"""Images of any size and number that need no files: random ones, and black ones."""
+"""Images of any size and number that need no files: random ones, and black ones.
+
+They are made at the size the network sees: ``data.test_crop`` cuts nothing off them.
+"""
+
+from typing import Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from app.config.schema import Data
 from datasets.draws import random_words
+from datasets.pictures import Picture, PixelPicture
 from datasets.split import ImageDataset, ImageSplit, Item, StoredSplit
 
 CHANNELS = 3
@@ -19,7 +26,7 @@ class GeneratedSplit(ImageSplit):
     channels = CHANNELS
 
     def __init__(self, indices: range, num_classes: int, image_size: int, seed: int) -> None:
-        self.native_size = self.image_size = image_size
+        self.image_size = image_size
         self._indices = indices
         self._num_classes = num_classes
         self._seed = seed
@@ -33,6 +40,10 @@ class GeneratedSplit(ImageSplit):
         words = random_words(self._seed, self._indices[index], 1 + -(-size // 8))
         pixels = words[1:].astype("<u8", copy=False).view(np.uint8)[:size].reshape(shape)
         return torch.from_numpy(pixels), torch.tensor(int(words[0]) % self._num_classes)
+
+    def picture(self, index: int) -> Tuple[Picture, Tensor]:
+        pixels, label = self[index]
+        return PixelPicture(pixels), label
 
 
 def open_generated(data: Data, seed: int) -> ImageDataset:

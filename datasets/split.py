@@ -1,29 +1,31 @@
 """What a dataset consists of: splits of 8-bit images at the size the network sees.
 
-Shapes: N images of C channels, H = W pixels as stored, S = ``image_size`` pixels as seen.
+Shapes: N images of C channels, H x W pixels as stored, S = ``image_size`` pixels as seen.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from app.errors import ConfigError
 from datasets.draws import permutation
+from datasets.pictures import Picture, PixelPicture, prepare
 
 Item = Tuple[Tensor, Tensor]
 """Image, uint8 [C, S, S], and label, int64 []."""
 
-RESIZED_BYTES_LIMIT = 512 * 2**20
-"""A split that takes no more than this once resized is resized when opened, others item by item."""
-
-_RESIZE_CHUNK = 256  # images that are held in float32 at a time
+PREPARED_BYTES_LIMIT = 512 * 2**20
+"""A split whose images take no more than this at size S has them prepared when it is opened, others
+item by item."""
 
 SPLIT_SEED = 2106
 """Seed of the permutations that cut datasets into splits: fixed, so that runs can be compared."""
+
+_HELD_OUT, _CHOSEN = 0, 1  # streams of that seed
 
 
 class ImageSplit(Dataset[Item], ABC):
@@ -31,8 +33,6 @@ class ImageSplit(Dataset[Item], ABC):
 
     channels: int
     """C."""
-    native_size: int
-    """H = W, before resizing."""
     image_size: int
     """S."""
 
@@ -42,38 +42,82 @@ class ImageSplit(Dataset[Item], ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Item:
-        """Image and label ``index``, always the same; ``IndexError`` at ``len`` and beyond."""
+        """Image ``index`` as a test sees it, and its label; always the same.
+
+        ``IndexError`` at ``len`` and beyond.
+        """
+
+    @abstractmethod
+    def picture(self, index: int) -> Tuple[Picture, Tensor]:
+        """Image ``index`` as it is stored, and its label, int64 []."""
+
+    def file_name(self, index: int) -> Optional[str]:
+        """What the image's file is called, without folders; None: it has none of its own."""
+        return None
 
 
 class StoredSplit(ImageSplit):
-    """Images in memory: ``images`` uint8 [N, C, H, H], ``labels`` int64 [N]."""
+    """Images in memory: ``images`` uint8 [N, C, H, W], ``labels`` int64 [N]."""
 
-    def __init__(self, images: Tensor, labels: Tensor, image_size: int) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, image_size: int, test_crop: float = 1.0
+    ) -> None:
         assert images.dtype == torch.uint8 and labels.dtype == torch.int64
-        assert images.shape[2] == images.shape[3] and labels.shape == images.shape[:1]
+        assert labels.shape == images.shape[:1]
         self.channels = images.shape[1]
-        self.native_size = images.shape[2]
         self.image_size = image_size
-        resized_bytes = len(images) * self.channels * image_size**2
-        if resized_bytes <= RESIZED_BYTES_LIMIT:
-            images = resize(images, image_size)
-        self._resize_items = images.shape[2] != image_size
-        self._images = images
+        self._test_crop = test_crop
+        self._stored = images
+        self._prepared: Optional[Tensor] = None
+        if len(images) * self.channels * image_size**2 <= PREPARED_BYTES_LIMIT:
+            self._prepared = prepare(images, image_size, test_crop)
         self._labels = labels
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, index: int) -> Item:
-        image, label = self._images[index], self._labels[index]
-        if self._resize_items:
-            image = resize(image.unsqueeze(0), self.image_size).squeeze(0)
-        return image, label
+        if self._prepared is not None:
+            return self._prepared[index], self._labels[index]
+        image = self._stored[index].unsqueeze(0)
+        return prepare(image, self.image_size, self._test_crop).squeeze(0), self._labels[index]
+
+    def picture(self, index: int) -> Tuple[Picture, Tensor]:
+        return PixelPicture(self._stored[index]), self._labels[index]
+
+
+class ChosenSplit(ImageSplit):
+    """A fixed random choice of ``count`` images of a split; a larger choice holds a smaller one.
+
+    Raises ``ConfigError`` when the split has fewer.
+    """
+
+    def __init__(self, split: ImageSplit, count: int) -> None:
+        if count > len(split):
+            raise ConfigError(
+                f"data.train_images: the training split has {len(split)} images, got {count}; "
+                "lower it, or leave it out for all of them"
+            )
+        self.channels, self.image_size = split.channels, split.image_size
+        self._split = split
+        self._indices = permutation(SPLIT_SEED, _CHOSEN, len(split))[:count]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._split[int(self._indices[index])]
+
+    def picture(self, index: int) -> Tuple[Picture, Tensor]:
+        return self._split.picture(int(self._indices[index]))
+
+    def file_name(self, index: int) -> Optional[str]:
+        return self._split.file_name(int(self._indices[index]))
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Three disjoint splits of one dataset."""
+    """Three splits of one dataset, disjoint unless the function that opens it says otherwise."""
 
     name: str
     """``data.name``."""
@@ -90,25 +134,12 @@ class ImageDataset:
 
 
 def hold_out(
-    images: Tensor, labels: Tensor, count: int, image_size: int
+    images: Tensor, labels: Tensor, count: int, image_size: int, test_crop: float = 1.0
 ) -> Tuple[ImageSplit, ImageSplit]:
     """Cut a fixed random choice of ``count`` images off: what remains, and those cut off."""
-    order = torch.from_numpy(permutation(SPLIT_SEED, 0, len(labels)))
+    order = torch.from_numpy(permutation(SPLIT_SEED, _HELD_OUT, len(labels)))
     held, kept = order[:count], order[count:]
     return (
-        StoredSplit(images[kept], labels[kept], image_size),
-        StoredSplit(images[held], labels[held], image_size),
+        StoredSplit(images[kept], labels[kept], image_size, test_crop),
+        StoredSplit(images[held], labels[held], image_size, test_crop),
     )
-
-
-def resize(images: Tensor, size: int) -> Tensor:
-    """Bilinear and anti-aliased: uint8 [N, C, H, H] to uint8 [N, C, size, size]."""
-    if images.shape[2] == size:
-        return images
-    resized = images.new_empty((*images.shape[:2], size, size))
-    chunks = zip(torch.split(images, _RESIZE_CHUNK), torch.split(resized, _RESIZE_CHUNK))
-    for source, target in chunks:
-        # In float32 and rounded once: the 8-bit kernel also rounds between rows and columns.
-        pixels = F.interpolate(source.float(), size=(size, size), mode="bilinear", antialias=True)
-        target.copy_(pixels.round())
-    return resized

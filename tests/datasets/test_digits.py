@@ -26,7 +26,7 @@ def test_splits_have_their_sizes_and_shapes() -> None:
     opened = digits()
     assert (opened.name, opened.num_classes, opened.channels) == ("digits", 10, 1)
     assert [len(s) for s in (opened.train, opened.validation, opened.test)] == [1257, 180, 360]
-    assert opened.train.native_size == opened.train.image_size == 8
+    assert opened.train.image_size == 8
     assert images_of(opened.train).shape == (1257, 1, 8, 8)
 
 
@@ -60,8 +60,15 @@ def test_splits_never_change_silently() -> None:
 
 def test_images_come_at_the_size_asked_for() -> None:
     train = digits(image_size=12).train
-    assert (train.native_size, train.image_size) == (8, 12)
+    assert train.image_size == 12
     assert train[0][0].shape == (1, 12, 12)
+    assert train.picture(0)[0].height == train.picture(0)[0].width == 8
+
+
+def test_tests_see_the_centre_when_the_test_crop_keeps_a_part() -> None:
+    """Resized to int(12 / 0.75) = 16 pixels, of which two on each side are cut off."""
+    cropped = open_dataset(Data(name="digits", image_size=12, test_crop=0.75), seed=0)
+    assert torch.equal(images_of(cropped.test), images_of(digits(16).test)[:, :, 2:14, 2:14])
 
 
 def test_torchvision_is_not_imported_without_need() -> None:

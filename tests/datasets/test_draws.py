@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.draws import permutation, random_bits, random_words
+from datasets.draws import Draws, permutation, random_bits, random_words
 
 
 def test_permutation_never_changes_silently() -> None:
@@ -35,3 +35,25 @@ def test_bits_fit_in_64(seed: int, sample: int) -> None:
 def test_words_differ_between_seeds_and_between_streams() -> None:
     words = np.stack([random_words(seed, stream, 8) for seed in range(3) for stream in range(3)])
     assert len(np.unique(words)) == words.size
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(1, 1000))
+def test_draws_of_a_sample_lie_where_they_are_asked_for(bits: int, count: int) -> None:
+    draws = Draws(bits)
+    assert 0 <= draws.bits() < 2**64
+    assert 0 <= draws.below(count) < count
+    assert 0.75 <= draws.between(0.75, 1.25) <= 1.25
+
+
+def test_draws_of_a_sample_are_about_uniform() -> None:
+    """16,000 draws: 1000 of each of 16 numbers, standard deviation 30.6; mean of [-1, 1]."""
+    draws = Draws(5)
+    counts = np.bincount([draws.below(16) for _ in range(16_000)])
+    assert len(counts) == 16 and abs(counts - 1000).max() < 4 * 30.6
+    mean = np.mean([draws.between(-1, 1) for _ in range(16_000)])
+    assert abs(mean) < 4 * (1 / 3 / 16_000) ** 0.5
+
+
+def test_draws_of_a_sample_never_change_silently() -> None:
+    draws = Draws(0)
+    assert [draws.below(100) for _ in range(5)] == [43, 2, 97, 10, 32]

@@ -29,7 +29,7 @@ def test_configuration_decides_number_size_and_classes() -> None:
         splits = (dataset.train, dataset.validation, dataset.test)
         assert [len(split) for split in splits] == [42, 10, 10]
         for split in splits:
-            assert (split.channels, split.native_size, split.image_size) == (3, 5, 5)
+            assert (split.channels, split.image_size) == (3, 5)
             assert images(split).shape == (len(split), 3, 5, 5)
             assert images(split).dtype == torch.uint8 and labels(split).dtype == torch.int64
 

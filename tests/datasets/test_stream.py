@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from app.config.schema import Augmentation
 from datasets import StoredSplit, StreamSampler, TrainingStream
 from tests.datasets.test_split import numbered
 
@@ -19,7 +20,11 @@ IMAGES, PER_EPOCH, EPOCHS = 23, 20, 4
 
 def stream(seed: int = 0) -> TrainingStream:
     return TrainingStream(
-        numbered(IMAGES), seed, PER_EPOCH, EPOCHS, crop_padding=1, horizontal_flip=True
+        numbered(IMAGES),
+        seed,
+        PER_EPOCH,
+        EPOCHS,
+        Augmentation(crop_padding=1, horizontal_flip=True),
     )
 
 
@@ -113,6 +118,20 @@ def test_stream_survives_the_way_to_another_process() -> None:
     assert same([copy[30]], [stream()[30]])
 
 
+def test_augmented_pixels_never_change_silently() -> None:
+    items = TrainingStream(
+        repeated(coordinates(4), 2), 7, 2, 3, Augmentation(crop_padding=1, horizontal_flip=True)
+    )
+    assert [items[sample][0][0, 1].tolist() for sample in range(6)] == [
+        [7, 6, 5, 0],
+        [4, 3, 2, 1],
+        [0, 9, 10, 11],
+        [11, 10, 9, 0],
+        [8, 7, 6, 5],
+        [5, 6, 7, 8],
+    ]
+
+
 def test_sampler_counts_what_is_left() -> None:
     sampler = StreamSampler(7, 12)
     assert (list(sampler), len(sampler)) == ([7, 8, 9, 10, 11], 5)
@@ -128,9 +147,8 @@ def test_augmentation_depends_on_seed_and_sample_only() -> None:
     image = coordinates(6)
 
     def augmented(count: int, per_epoch: int, seed: int) -> Tensor:
-        items = TrainingStream(
-            repeated(image, count), seed, per_epoch, 60, crop_padding=2, horizontal_flip=True
-        )
+        padded_and_flipped = Augmentation(crop_padding=2, horizontal_flip=True)
+        items = TrainingStream(repeated(image, count), seed, per_epoch, 60, padded_and_flipped)
         return torch.stack([items[sample][0] for sample in range(60)])
 
     assert torch.equal(augmented(9, 7, seed=3), augmented(4, 1, seed=3))
@@ -145,7 +163,9 @@ def test_crops_are_windows_of_the_padded_image_each_about_equally_often() -> Non
         for top in range(2 * padding + 1)
         for left in range(2 * padding + 1)
     ]
-    items = TrainingStream(repeated(image, 4), 0, 4, samples // 4, crop_padding=padding)
+    items = TrainingStream(
+        repeated(image, 4), 0, 4, samples // 4, Augmentation(crop_padding=padding)
+    )
     counts = [0] * len(windows)
     for sample in range(samples):
         crop, _ = items[sample]
@@ -156,7 +176,9 @@ def test_crops_are_windows_of_the_padded_image_each_about_equally_often() -> Non
 
 def test_about_half_of_the_images_are_flipped_left_to_right() -> None:
     image, samples = coordinates(5), 4000
-    items = TrainingStream(repeated(image, 4), 0, 4, samples // 4, horizontal_flip=True)
+    items = TrainingStream(
+        repeated(image, 4), 0, 4, samples // 4, Augmentation(horizontal_flip=True)
+    )
     flipped = 0
     for sample in range(samples):
         seen, _ = items[sample]
@@ -169,6 +191,6 @@ def test_about_half_of_the_images_are_flipped_left_to_right() -> None:
 def test_augmentation_leaves_the_stored_image_alone() -> None:
     split = numbered(IMAGES)
     before = [split[index][0].clone() for index in range(IMAGES)]
-    items = TrainingStream(split, 0, IMAGES, 1, crop_padding=2, horizontal_flip=True)
+    items = TrainingStream(split, 0, IMAGES, 1, Augmentation(crop_padding=2, horizontal_flip=True))
     assert all(items[sample][0].shape == (1, 4, 4) for sample in range(IMAGES))
     assert all(torch.equal(split[index][0], before[index]) for index in range(IMAGES))
