@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 from app.config.schema import Run
 from app.errors import ConfigError
-from app.nets import smoothed_cross_entropy
+from app.nets import mixed_cross_entropy, smoothed_cross_entropy
 from app.sdk import poptorch
+from app.training.freezing import freeze_before
+from app.training.mixing import Mixer
+from app.training.precision import data_type, set_types
 
 
 class Normalise(nn.Module):
@@ -58,15 +61,52 @@ class _Scored(nn.Module):
         """Loss and correctness (1 or 0) of every image, [N] each, float32."""
         logits = self.net(self.normalise(images))
         losses = smoothed_cross_entropy(logits, labels, self.label_smoothing)
-        return losses, (logits.argmax(dim=1) == labels).float()
+        return losses, _correct(logits, labels)
+
+
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).float()
 
 
 class TrainingModel(_Scored):
-    """Images uint8 [N, C, S, S], labels [N] to the mean loss and the count of correct answers."""
+    """Images uint8 [N, C, S, S], labels [N] to the mean loss and the count of correct answers.
+
+    ``frozen`` names the modules of the network that stay in evaluation mode.
+    """
+
+    frozen: Tuple[str, ...] = ()
+
+    def train(self, mode: bool = True) -> "TrainingModel":
+        super().train(mode)
+        for name in self.frozen:
+            self.net.get_submodule(name).eval()
+        return self
 
     def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor]:
         losses, correct = self.score(images, labels)
         return poptorch.identity_loss(losses, reduction="mean"), correct.sum()
+
+
+class MixingTrainingModel(TrainingModel):
+    """The same for images that are mixed first, as ``mixing``, float32 [N, 5], says.
+
+    Answers are counted as correct where they name the image's own label.
+    """
+
+    def __init__(
+        self, net: nn.Module, normalise: Normalise, label_smoothing: float, mixer: Mixer
+    ) -> None:
+        super().__init__(net, normalise, label_smoothing)
+        self.mixer = mixer
+
+    def forward(  # type: ignore[override]  # another program, with an input more
+        self, images: Tensor, labels: Tensor, mixing: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        logits = self.net(self.mixer(self.normalise(images), mixing))
+        mixed, shares = self.mixer.labels(labels, mixing)
+        losses = mixed_cross_entropy(logits, mixed, shares, self.label_smoothing)
+        correct = _correct(logits, labels).sum()
+        return poptorch.identity_loss(losses, reduction="mean"), correct
 
 
 class EvaluationModel(_Scored):
@@ -81,14 +121,26 @@ class EvaluationModel(_Scored):
         return (losses * counted).sum(), (correct * counted).sum()
 
 
+def _normalise(run: Run, channels: int) -> Normalise:
+    return Normalise(run.data.mean, run.data.std, channels).to(data_type(run.precision))
+
+
 def training_model(run: Run, net: nn.Module, channels: int) -> TrainingModel:
     """The network as the run trains it, in training mode; ``channels`` are the images'.
 
     Raises:
         ConfigError: a setting that does not fit the images.
     """
-    normalise = Normalise(run.data.mean, run.data.std, channels)
-    return TrainingModel(net, normalise, run.training.label_smoothing).train()
+    normalise = _normalise(run, channels)
+    smoothing = run.training.label_smoothing
+    if run.mixing.on:
+        mixer = Mixer(run.mixing, run.data.image_size)
+        model: TrainingModel = MixingTrainingModel(net, normalise, smoothing, mixer)
+    else:
+        model = TrainingModel(net, normalise, smoothing)
+    model.frozen = freeze_before(net, run.model, run.training.trained_from)
+    set_types(net, run.precision)  # now that it need not run on plain torch any more
+    return model.train()
 
 
 def evaluation_model(run: Run, net: nn.Module, channels: int) -> EvaluationModel:
@@ -97,5 +149,6 @@ def evaluation_model(run: Run, net: nn.Module, channels: int) -> EvaluationModel
     Raises:
         ConfigError: a setting that does not fit the images.
     """
-    normalise = Normalise(run.data.mean, run.data.std, channels)
+    set_types(net, run.precision)
+    normalise = _normalise(run, channels)
     return EvaluationModel(net, normalise, run.training.label_smoothing).eval()
