@@ -65,7 +65,7 @@ class Precision:
     """Number types on the device."""
 
     types: Literal["32.32", "16.32", "16.16"] = "32.32"
-    """Data.weights: activations and arithmetic in half or float32, weights and optimiser in half or
+    """Data.weights: activations and arithmetic in half or float32, weights and gradients in half or
     float32; 16.32 casts the weights for every micro-batch, as the paper's runs do."""
     partials: Literal["float", "half"] = "float"
     """What convolutions and matrix products sum up in."""
@@ -73,7 +73,7 @@ class Precision:
     """Factor on the loss that keeps half gradients from vanishing; divided out before the update.
     With ``automatic_loss_scaling``, where it starts."""
     automatic_loss_scaling: bool = False
-    """Let the device adapt the loss scaling to the gradients it sees."""
+    """Let the device adapt the loss scaling to the half gradients of weights, which 16.16 has."""
     stochastic_rounding: bool = False
     """Round half results up or down at random, right on average."""
 
@@ -83,12 +83,17 @@ class Precision:
             "loss_scaling",
             f"must lie in (0, 2^24], got {self.loss_scaling}",
         )
-        for name in ("automatic_loss_scaling", "stochastic_rounding"):
-            require(
-                not getattr(self, name) or self.half_data,
-                name,
-                f"serves half arithmetic, types are {self.types}; leave it out, or use 16.32",
-            )
+        require(
+            not self.automatic_loss_scaling or self.half_weights,
+            "automatic_loss_scaling",
+            f"needs half gradients of weights, types are {self.types}; set loss_scaling instead, "
+            "or use 16.16",
+        )
+        require(
+            not self.stochastic_rounding or self.half_data,
+            "stochastic_rounding",
+            f"serves half arithmetic, types are {self.types}; leave it out, or use 16.32",
+        )
 
     @property
     def half_data(self) -> bool:
@@ -97,7 +102,7 @@ class Precision:
 
     @property
     def half_weights(self) -> bool:
-        """Whether weights, gradients and optimiser state are half."""
+        """Whether weights, their gradients and accumulators are half."""
         return self.types == "16.16"
 
 

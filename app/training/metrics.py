@@ -3,12 +3,13 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Literal
+from typing import Any, Dict, List, Literal, get_args
 
 from app.errors import AppError, CheckpointError
 from app.training.checkpoints import write_durably, write_error
 
-Phase = Literal["train", "validation", "test"]
+Phase = Literal["train", "validation", "test", "undone"]
+"""``undone`` is a call whose loss was not finite."""
 
 
 class DivergedError(AppError):
@@ -76,7 +77,7 @@ def _decode(path: Path, number: int, line: bytes) -> Dict[str, Any]:
         not isinstance(record, dict)
         or type(record.get("step")) is not int
         or type(record.get("epoch")) not in (int, float)
-        or record.get("phase") not in ("train", "validation", "test")
+        or record.get("phase") not in get_args(Phase)
     ):
         raise CheckpointError(
             f"{path}:{number}: is not a line of metrics, found {line[:40]!r}; remove the line"

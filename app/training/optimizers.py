@@ -1,33 +1,38 @@
 """PopTorch optimisers from a configuration, with the paper's weight-decay rules.
 
 Decayed are the weights of convolutions and of the classifier, the biases of squeeze-excite and
-classifier, and the proxy parameters; the norms' own weights and biases are not (arXiv 2106.03640,
-section 4, and the authors' code).
+classifier, and the proxy parameters; the norms' own parameters are not (arXiv 2106.03640, section
+4, and the authors' code). The network says which those are.
 """
 
 from typing import Any, Dict, List, Optional
 
 from torch import nn
 
-from app.config.schema import Optimizer
-from app.nets import ProxyNormAct
+from app.config.schema import Optimizer, Precision
+from app.nets import undecayed_parameters
 from app.sdk import poptorch
+from app.training.precision import optimizer_arguments
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
+def build_optimizer(model: nn.Module, config: Optimizer, precision: Precision) -> Any:
+    """The optimiser for all trainable parameters of ``model``, the learning rate at its peak.
 
-def build_optimizer(model: nn.Module, config: Optimizer) -> Any:
-    """The optimiser for all trainable parameters of ``model``, the learning rate at its peak."""
+    It divides the precision's loss scaling out of the gradients before it uses them.
+    """
     groups = parameter_groups(model, config.weight_decay)
     lr, wd = config.learning_rate, config.weight_decay
+    types = optimizer_arguments(precision)
     momentum = _or(config.momentum, 0.9)
     if config.name == "sgd":
         # an explicit 0 would make the momentum variable and cost a velocity per weight
-        return poptorch.optim.SGD(groups, lr=lr, weight_decay=wd, momentum=momentum or None)
+        return poptorch.optim.SGD(
+            groups, lr=lr, weight_decay=wd, momentum=momentum or None, **types
+        )
     if config.name == "adamw":
         betas = (_or(config.beta1, 0.9), _or(config.beta2, 0.999))
         return poptorch.optim.AdamW(
-            groups, lr=lr, weight_decay=wd, betas=betas, eps=_or(config.epsilon, 1e-8)
+            groups, lr=lr, weight_decay=wd, betas=betas, eps=_or(config.epsilon, 1e-8), **types
         )
     return poptorch.optim.RMSprop(
         groups,
@@ -37,6 +42,7 @@ def build_optimizer(model: nn.Module, config: Optimizer) -> Any:
         alpha=_or(config.rho, 0.953125),
         eps=_or(config.epsilon, 1e-3),
         use_tf_variant=True,
+        **types,
     )
 
 
@@ -46,14 +52,10 @@ def _or(value: Optional[float], default: float) -> float:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> List[Dict[str, Any]]:
     """The parameters that decay and those that do not, as two groups."""
-    decayed: List[nn.Parameter] = []
-    kept: List[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                continue
-            is_proxy = isinstance(module, ProxyNormAct) and name.startswith("proxy")
-            (kept if isinstance(module, _NORMS) and not is_proxy else decayed).append(parameter)
+    undecayed = {id(parameter) for parameter in undecayed_parameters(model)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if id(parameter) not in undecayed]
+    kept = [parameter for parameter in trained if id(parameter) in undecayed]
     groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": kept, "weight_decay": 0.0},

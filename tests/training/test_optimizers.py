@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from app.config.schema import Model, Norm, Optimizer
+from app.config.schema import Model, Norm, Optimizer, Precision
 from app.nets import build_net
+from app.nets.norms import GroupNorm
 from app.sdk import poptorch
 from app.training.optimizers import build_optimizer, parameter_groups
 
-NORM_PARAMETER = re.compile(r"(.*\.)?(bn\d|downsample\.1)\.(weight|bias)")
+NORM_PARAMETER = re.compile(r"(.*\.)?((bn\d|downsample\.1)\.(weight|bias|tau|v)|\w+\.scale)")
 
 NETS: Dict[str, Model] = {
     f"{name} {kind}": Model(
@@ -23,7 +24,11 @@ NETS: Dict[str, Model] = {
         ("efficientnet_b0", "group", False),
         ("efficientnet_b0", "batch", False),
         ("resnet18", "layer", True),
+        ("efficientnet_b0", "evonorm-s0", False),
+        ("efficientnet_b0", "weight", False),
         ("resnet18", "batch", False),
+        ("resnet18", "online", False),
+        ("resnet18", "frn", False),
     ]
 }
 
@@ -51,7 +56,7 @@ def test_every_trainable_parameter_is_in_one_group_and_no_other_is(net_name: str
 
 
 @pytest.mark.parametrize("net_name", NETS)
-def test_weights_and_biases_of_norms_alone_do_not_decay(net_name: str) -> None:
+def test_parameters_of_norms_alone_do_not_decay(net_name: str) -> None:
     net = build_net(NETS[net_name], num_classes=5)
     names = {name for name, _ in net.named_parameters()}
     not_decayed = names - decayed_names(net)
@@ -83,7 +88,7 @@ def test_weights_of_layers_biases_of_gate_and_classifier_and_proxies_decay() -> 
 def test_a_group_without_parameters_is_left_out() -> None:
     net = nn.Linear(3, 2)
     assert len(parameter_groups(net, 1e-5)) == 1
-    assert len(parameter_groups(nn.GroupNorm(1, 4), 1e-5)) == 1
+    assert len(parameter_groups(GroupNorm(4, 1, epsilon=1e-5), 1e-5)) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,8 @@ def test_a_group_without_parameters_is_left_out() -> None:
 def test_hyper_parameters_reach_poptorch(
     config: Optimizer, kind: type, values: Dict[str, Any]
 ) -> None:
-    optimizer = build_optimizer(nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(1, 4)), config)
+    net = nn.Sequential(nn.Linear(3, 4), GroupNorm(4, 1, epsilon=1e-5))
+    optimizer = build_optimizer(net, config, Precision())
     assert type(optimizer) is kind
     assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-5, 0.0]
     for group in optimizer.param_groups:
@@ -128,12 +134,13 @@ def test_hyper_parameters_reach_poptorch(
 
 
 def test_rmsprop_is_the_tensorflow_variant() -> None:
-    assert build_optimizer(nn.Linear(3, 2), Optimizer()).use_tf_variant
+    assert build_optimizer(nn.Linear(3, 2), Optimizer(), Precision()).use_tf_variant
 
 
 @pytest.mark.parametrize("name", ["sgd", "rmsprop"])
 def test_momentum_zero_costs_no_velocity(name: str) -> None:
-    optimizer = build_optimizer(nn.Linear(3, 2), Optimizer(name, momentum=0.0))  # type: ignore[arg-type]
+    config = Optimizer(name, momentum=0.0)  # type: ignore[arg-type]
+    optimizer = build_optimizer(nn.Linear(3, 2), config, Precision())
     assert optimizer.param_groups[0]["momentum"] == 0
     assert optimizer.variable_attrs.isConstant("momentum")
 
@@ -154,7 +161,8 @@ def test_rmsprop_follows_the_papers_formula_from_a_mean_square_of_one() -> None:
     config = Optimizer("rmsprop", lr, decay, momentum=momentum, rho=rho, epsilon=epsilon)
     model = SumOfWeightedInputs()
     weight = model.weight.detach().clone().double()
-    executor = poptorch.trainingModel(model, optimizer=build_optimizer(model, config))
+    optimizer = build_optimizer(model, config, Precision())
+    executor = poptorch.trainingModel(model, optimizer=optimizer)
     x = torch.tensor([[1.0, -3.0, 0.25]])
     mean_square, velocity = torch.ones(3).double(), torch.zeros(3).double()
     for _ in range(3):

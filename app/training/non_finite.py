@@ -1,0 +1,151 @@
+"""Losses that are infinite or not a number: calls that are undone, or the end of the run.
+
+A call whose loss is not finite was made with weights that an earlier update may have spoilt. So the
+device goes back to a state from which a call has succeeded where there is one: the newest such
+snapshot of the epoch, or the epoch's start. Snapshots are on the host, and belong to one epoch: a
+run that is resumed, which it is at an epoch's start, takes the same ones.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+from torch import Tensor
+
+from app.training.metrics import DivergedError
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What an executor has on its device, copied."""
+
+    step: int
+    """Weight updates before it, those undone included."""
+    model: Dict[str, Tensor]
+    """State dict of the training model."""
+    optimizer: Dict[str, Tensor]
+    """State on the device, by PopART's names; the loss scaling that was learnt is part of it."""
+    rng_state: List[int]
+    """State of the random number generators."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of it is."""
+        return _finite(self.model) and _finite(self.optimizer)
+
+
+class FiniteCalls:
+    """Watches the losses of one epoch's calls, and undoes what spoils them.
+
+    Args:
+        executor: compiled before the first call here.
+        optimizer: the executor's, one of PopTorch's.
+        limit: calls of the whole run that may be undone; with 0, no snapshots are taken.
+        snapshot_calls: calls from one snapshot to the next.
+        undone: calls undone so far, in earlier epochs.
+    """
+
+    def __init__(
+        self, executor: Any, optimizer: Any, limit: int, snapshot_calls: int, undone: int
+    ) -> None:
+        self.undone = undone
+        self._executor = executor
+        self._optimizer = optimizer
+        self._limit = limit
+        self._snapshot_calls = snapshot_calls
+        self._calls = 0
+        # the last one is the newest; one before it stays until a call from the newest succeeds
+        self._snapshots: List[Snapshot] = []
+        self._newest_proved = False
+
+    def before_call(self, step: int) -> None:
+        """Take a snapshot if one is due; ``step`` weight updates are done."""
+        due = self._calls % self._snapshot_calls == 0
+        self._calls += 1
+        if not due or not self._limit:
+            return
+        if self._snapshots and not self._newest_proved:
+            return  # the device has been brought back to it and is still there
+        snapshot = self._read(step)
+        if snapshot.finite or not self._snapshots:
+            self._snapshots.append(snapshot)
+            self._newest_proved = False
+
+    def succeeded(self, losses: Tensor) -> bool:
+        """Whether a call's losses are finite: its snapshot is then one to go back to."""
+        if not bool(torch.isfinite(losses).all()):
+            return False
+        self._newest_proved = True
+        del self._snapshots[:-1]
+        return True
+
+    def state_is_finite(self, step: int) -> bool:
+        """Whether the weights and the optimiser's state on the device are finite."""
+        return self._read(step).finite
+
+    def undo(self, step: int, what: str, newest_checkpoint: Optional[Path]) -> str:
+        """Bring the device back, and say so in one line.
+
+        Args:
+            step: weight updates done, those undone included.
+            what: is not finite.
+            newest_checkpoint: for the error.
+
+        Raises:
+            DivergedError: the limit is used up.
+        """
+        if self.undone >= self._limit:
+            raise self.diverged(step, what, newest_checkpoint)
+        self.undone += 1
+        if len(self._snapshots) > 1 and not self._newest_proved:
+            self._snapshots.pop()
+            self._newest_proved = True
+        snapshot = self._snapshots[-1]
+        self._write(snapshot)
+        return (
+            f"step {step}: {what} not finite; the call is undone, back to the state after step "
+            f"{snapshot.step}; {self.undone} of at most {self._limit}"
+        )
+
+    def diverged(self, step: int, what: str, newest_checkpoint: Optional[Path]) -> DivergedError:
+        """The end of the run, in one sentence; arguments as those of ``undo``."""
+        used_up = (
+            f" after {self._limit} undone call{'s' * (self._limit > 1)}, all that "
+            "training.non_finite_limit allows"
+            if self._limit
+            else ""
+        )
+        kept = (
+            f"the last good checkpoint is {newest_checkpoint}"
+            if newest_checkpoint is not None
+            else "there is no checkpoint yet"
+        )
+        return DivergedError(
+            f"step {step}: {what} not finite{used_up}; lower optimizer.learning_rate or lengthen "
+            f"schedule.warmup_epochs, {kept}"
+        )
+
+    def _read(self, step: int) -> Snapshot:
+        state: Mapping[str, Tensor] = self._executor.model.state_dict()
+        return Snapshot(
+            step=step,
+            model={name: tensor.clone() for name, tensor in state.items()},
+            optimizer=self._optimizer.state_dict()["ipu_state"],
+            rng_state=self._executor.rng_state,
+        )
+
+    def _write(self, snapshot: Snapshot) -> None:
+        # the state alone: hyper-parameters are the present ones, which the device was told last
+        parameters = self._optimizer.state_dict()["ipu_param"]
+        self._optimizer.set_state_dict({"ipu_state": snapshot.optimizer, "ipu_param": parameters})
+        self._executor.load_state_dict(snapshot.model)
+        self._executor.rng_state = snapshot.rng_state
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(
+        bool(torch.isfinite(tensor).all())
+        for tensor in tensors.values()
+        if tensor.is_floating_point()
+    )
