@@ -5,7 +5,7 @@ without data.
 """
 
 from dataclasses import replace
-from typing import Dict, FrozenSet, Sequence
+from typing import Dict, FrozenSet, Optional, Sequence
 
 import torch
 from torch import nn
@@ -13,17 +13,19 @@ from torch import nn
 from app.config.planning import Mode
 from app.config.schema import Optimizer, Run
 from app.errors import ConfigError
-from app.ipu_model.graph import Element, Graph
+from app.ipu_model.graph import Element, Graph, GraphError
+from app.ipu_model.missing import MissingRule
 from app.ipu_model.program import Execution, OptimizerState, ProgramError
 from app.ipu_model.simulation import Simulation, simulate
 from app.ipu_model.target import Target
 from app.ipu_model.trace import trace
 from app.nets import build_net
 from app.training.device_models import evaluation_model, training_model
+from app.training.mixing import MIXING_NUMBERS
 from app.training.placement import check_names, check_order, evaluation_iterations
 from datasets import image_shape
 
-__all__ = ["execution_of", "simulate_run", "trace_run"]
+__all__ = ["execution_of", "inference_images_per_s", "simulate_run", "trace_run"]
 
 
 def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
@@ -44,6 +46,18 @@ def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
     return simulate(graph, execution, Target.of(run.system), run.name, retrace)
 
 
+def inference_images_per_s(run: Run) -> Optional[float]:
+    """Images/s of the run's evaluation, simulated; None where it does not fit or cannot be
+    simulated."""
+    try:
+        graph = trace_run(run, run.batching.micro_batch, "inference")
+        execution = execution_of(run, graph, "inference")
+        simulation = simulate(graph, execution, Target.of(run.system), run.name)
+    except (ConfigError, GraphError, MissingRule, ProgramError):
+        return None
+    return simulation.throughput_samples_per_s if simulation.fits else None
+
+
 def trace_run(run: Run, micro_batch: int, mode: Mode = "training") -> Graph:
     """The forward graph of the training or the evaluation model on one micro-batch.
 
@@ -59,9 +73,14 @@ def trace_run(run: Run, micro_batch: int, mode: Mode = "training") -> Graph:
     model: nn.Module = build(run, net, channels)
     images = torch.empty(micro_batch, channels, size, size, dtype=torch.uint8, device="meta")
     labels = torch.empty(micro_batch, dtype=torch.int64, device="meta")
+    inputs = [images, labels]
+    if run.mixing.on and mode == "training":
+        inputs.append(torch.empty(micro_batch, MIXING_NUMBERS, device="meta"))
     stages = {f"net.{name}": stage for stage, name in enumerate(run.pipeline.splits, start=1)}
+    # float32 weights of half arithmetic are half in the graph: the execution adds their casts
+    casts = run.precision.half_data and not run.precision.half_weights
     try:
-        graph = trace(model, (images, labels), stages=stages, half=run.precision.half_data)
+        graph = trace(model, inputs, stages=stages, half=casts)
     except ValueError as error:
         raise ConfigError(
             f"batching.micro_batch: {run.model.name} does not run on {micro_batch} images of "

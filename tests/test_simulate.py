@@ -15,13 +15,11 @@ import torch
 
 from app.cli import main
 from app.config.loader import load_run
-from app.config.schema import Run
 from app.errors import ConfigError
 from app.ipu_model.graph import Element, Graph, Role
 from app.ipu_model.program import Execution, OptimizerState
 from app.nets import build_net
 from app.simulate import execution_of, simulate_run, trace_run
-from app.training.trainer import Trainer
 from datasets import image_shape
 from tests.training.tiny_run import set_flags, tiny_run
 
@@ -498,24 +496,3 @@ def test_tracing_takes_no_memory_and_no_randomness() -> None:
     before = torch.get_rng_state()
     trace_run(tiny_run(), 4)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-# ---- what is simulated and not yet trained
-
-
-@pytest.mark.parametrize("types", ["16.16", "16.32"])
-def test_training_refuses_precision_that_it_does_not_have(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], types: str
-) -> None:
-    run: Run = tiny_run(f"precision.types='{types}'")
-    sentence = f"precision.types: {types} can be simulated and not yet trained; train with 32.32"
-    with pytest.raises(ConfigError) as refused:
-        Trainer(run, tmp_path / "run")
-    assert str(refused.value) == sentence
-    path = tmp_path / "small.yml"
-    path.write_text(SMALL)
-    flags = set_flags(f"precision.types='{types}'")
-    out = tmp_path / "run"
-    assert main(["train", "--config", str(path), "--out", str(out), *flags]) == 2
-    assert capsys.readouterr().err == f"{sentence}\n"
-    assert not out.exists()

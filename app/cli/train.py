@@ -4,9 +4,15 @@ import argparse
 import shlex
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.cli.flags import add_backend, add_config, choose_backend
 from app.config import Run, load_run
+
+if TYPE_CHECKING:
+    from app.training.chain import Phase
+    from app.training.run_directory import Finished
+    from app.training.sweep import Forecast
 
 HELP = "train, validate, checkpoint; resumes by itself"
 
@@ -22,17 +28,44 @@ def run_verb(options: argparse.Namespace) -> int:
     """Train to the end, from the newest checkpoint if there is one."""
     run = load_run(options.config, options.overrides)
     computed_by = choose_backend(options)
-    from app.training.trainer import Trainer
+    from app.training.chain import Chain, Phase, check_phases
 
     out: Path = options.out or Path("runs") / run.name
-    trainer = Trainer(run, out, partial(_planned, command=_command(options)))
-    print(_headline(trainer.run, computed_by, out))
-    if trainer.resumed:
-        print(f"resuming after epoch {trainer.epoch} of {run.training.epochs}")
-    score = trainer.fit()
-    print(f"test accuracy {score.accuracy:.2%}, loss {score.loss:.4f} (measured)")
-    print(f"learning curve {trainer.directory.curve}, metrics {trainer.directory.metrics.path}")
+    check_phases(run)
+    fit = partial(_fit, computed_by=computed_by)
+    phase = Phase(run, out, partial(_planned, command=_command(options)))
+    chain = Chain(phase, forecast(computed_by))
+    fit(phase)
+    if run.fine_tuning.image_sizes:
+        table = chain.fine_tune(fit)
+        print(f"\n{table.text()}\n\n{chain.cost_text()}")
+        print(f"picture {out / 'resolutions.png'}, table {out / 'resolutions.csv'}")
     return 0
+
+
+def _fit(phase: "Phase", computed_by: str) -> "Finished":
+    """Train a phase, and say what is done and where it is."""
+    print(_headline(phase.run, computed_by, phase.path))
+    trainer = phase.trainer
+    if trainer is None:
+        print(f"finished earlier, all {phase.run.training.epochs} epochs")
+    elif trainer.resumed:
+        print(f"resuming after epoch {trainer.epoch} of {phase.run.training.epochs}")
+    finished = phase.fit()
+    score, path = finished.score, phase.path
+    print(f"test accuracy {score.accuracy:.2%}, loss {score.loss:.4f} (measured)")
+    print(f"learning curve {path / 'curve.png'}, metrics {path / 'metrics.jsonl'}")
+    return finished
+
+
+def forecast(computed_by: str) -> "Forecast":
+    """What simulates inference: nothing where IPUs compute, for the SDK's programs are no graphs of
+    the IPU Model."""
+    if computed_by != "ipu-model":
+        return lambda run: None
+    from app.simulate import inference_images_per_s
+
+    return inference_images_per_s
 
 
 def _planned(run: Run, command: str) -> str:

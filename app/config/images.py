@@ -17,7 +17,8 @@ class Data:
     image_size: int
     """Side of the square image the network sees, in pixels; others are resized bilinearly."""
     path: Optional[str] = None
-    """Folder that holds the files; None looks where the dataset's package or download puts them."""
+    """Folder that holds the files; None looks where the dataset's package or download puts them.
+    ``imagenet`` needs it: the folder that holds ``train`` and ``val``."""
     download: bool = False
     """Fetch missing files; the only setting that uses the network."""
     mean: Tuple[float, ...] = (0.5,)
@@ -25,12 +26,13 @@ class Data:
     std: Tuple[float, ...] = (0.25,)
     """Per-channel divisor on the 0-1 scale, applied on the device."""
     test_crop: float = 1.0
-    """Share of the resized short side that the centre crop of a test image keeps; 1 only resizes.
-    ImageNet has 0.875: 256 pixels for an image of 224."""
+    """Share of the resized short side that the centre crop of a test image keeps; 1 only resizes,
+    where images are square. ImageNet has 0.875: 256 pixels for an image of 224."""
     train_images: Optional[int] = None
     """Train on so many images of the training split, a fixed random choice; None: on all."""
     num_classes: int = 1000
-    """Classes of ``generated`` and ``synthetic`` labels; real datasets know their own."""
+    """Classes of ``generated`` and ``synthetic`` labels, and of ``imagenet``, which must have so
+    many folders; the others know their own."""
     num_images: int = 1024
     """Training images of ``generated`` and ``synthetic`` data; a quarter of that for each test."""
     workers: int = 0
@@ -64,14 +66,14 @@ class Augmentation:
     crop_padding: int = 0
     """Pad by this many pixels, then crop at random to the original size."""
     resized_crop: bool = False
-    """Crop a random part of random shape and resize it to ``data.image_size``."""
+    """Crop a random part of random shape, as stored, and resize it to ``data.image_size``."""
     crop_area: Tuple[float, ...] = (0.05, 1.0)
     """``resized_crop``: least and largest share of the image's area."""
     crop_aspect: Tuple[float, ...] = (0.75, 1.3333333333333333)
     """``resized_crop``: least and largest width per height."""
     bounding_boxes: Optional[str] = None
-    """``resized_crop``: CSV file of annotated boxes, of which crops must cover a part; None: the
-    whole image is the box."""
+    """``resized_crop``: CSV file of annotated boxes, of which crops must cover a part; lines hold
+    file name, xmin, ymin, xmax, ymax, shares of the image. None: the whole image is the box."""
     box_coverage: float = 0.1
     """``resized_crop``: share of one box that the crop covers at least."""
     horizontal_flip: bool = False
@@ -83,7 +85,7 @@ class Augmentation:
     randaugment_magnitude: int = 9
     """``randaugment``: strength of them, of 30."""
     random_erasing: float = 0.0
-    """Probability to erase a random rectangle."""
+    """Probability to make a random rectangle black."""
 
     def __post_init__(self) -> None:
         require(

@@ -127,6 +127,41 @@ class Training:
 
 
 @dataclass(frozen=True)
+class FineTuningOptimizer(Optimizer):
+    """The weight update of fine-tuning: plain SGD unless said otherwise."""
+
+    name: Literal["rmsprop", "sgd", "adamw"] = "sgd"
+    """``rmsprop`` is TensorFlow's: epsilon inside the root, learning rate in the momentum."""
+    learning_rate: float = 0.25
+    """Peak learning rate; the paper's is 2^-11 times the global batch, which is 512."""
+    momentum: Optional[float] = None
+    """``rmsprop`` and ``sgd``; 0 when None."""
+
+    @property
+    def as_optimizer(self) -> Optimizer:
+        """The same for an ordinary run, whose momentum is another when None."""
+        values = dict(vars(self))
+        if self.momentum is None and self.name != "adamw":
+            values["momentum"] = 0.0
+        return Optimizer(**values)
+
+
+@dataclass(frozen=True)
+class FineTuningSchedule(Schedule):
+    """The learning rate of fine-tuning: cosine to 0 without a warm-up, unless said otherwise."""
+
+    kind: Literal["exponential", "cosine", "constant"] = "cosine"
+    """``exponential``: a staircase of equal intervals; ``cosine``: to 0; ``constant``."""
+    warmup_epochs: float = 0.0
+    """Linear rise from 0, multiplying the already decaying rate."""
+
+    @property
+    def as_schedule(self) -> Schedule:
+        """The same for an ordinary run."""
+        return Schedule(**vars(self))
+
+
+@dataclass(frozen=True)
 class FineTuning:
     """After training: the last layers learn each test size (arXiv 2106.03640).
 
@@ -145,11 +180,9 @@ class FineTuning:
     """None keeps the run's own."""
     pipeline: Optional[Pipeline] = None
     """None keeps the run's own. What is frozen needs no backward pass, so one IPU may hold it."""
-    optimizer: Optimizer = field(
-        default_factory=lambda: Optimizer(name="sgd", learning_rate=0.25, momentum=0.0)
-    )
+    optimizer: FineTuningOptimizer = field(default_factory=FineTuningOptimizer)
     """The weight update."""
-    schedule: Schedule = field(default_factory=lambda: Schedule(kind="cosine", warmup_epochs=0.0))
+    schedule: FineTuningSchedule = field(default_factory=FineTuningSchedule)
     """Learning rate over time."""
 
     def __post_init__(self) -> None:

@@ -33,21 +33,23 @@ class Norm:
         "batch", "group", "layer", "instance", "online", "frn", "evonorm-s0", "weight"
     ] = "layer"
     """Statistics are taken over the micro-batch, a group of channels, a sample, a channel, or past
-    samples (``online``). ``frn`` (with TLU) and ``evonorm-s0`` replace the norm and its activation;
-    ``weight`` normalises the weights in place of activations."""
+    samples (``online``, which IPUs cannot train). ``frn`` (with TLU) and ``evonorm-s0`` replace the
+    norm and its activation; ``weight`` normalises the weights in place of activations."""
     groups: int = 4
     """Groups of channels of one sample; used by ``group`` only."""
     weight_standardisation: bool = False
-    """Standardise every filter; for ``batch``, ``group``, ``layer`` and ``instance``."""
+    """Standardise every filter (arXiv 1903.10520); for ``batch``, ``group``, ``layer`` and
+    ``instance``."""
     online_forward_decay: float = 0.999
-    """``online``: decay of the streams of past samples' statistics."""
+    """``online``: decay of the streams of past samples' statistics, for each sample."""
     online_backward_decay: float = 0.99
-    """``online``: decay of the streams that correct the gradients."""
+    """``online``: decay of the streams that correct the gradients, for each sample."""
     channel_grouping: Literal["contiguous", "strided"] = "contiguous"
     """Neighbouring channels form a group (PyTorch), or channels c, c+groups, ... (PopLibs)."""
     epsilon: Optional[float] = None
-    """Added to the variance; None takes the architecture's own: 1e-3 for EfficientNet, for ResNet
-    1e-5 with batch norm and 1e-6 with the others."""
+    """Added to the variance; None takes 1e-5 for ``online``, ``frn`` and ``evonorm-s0``, else the
+    architecture's own: 1e-3 for EfficientNet, for ResNet 1e-5 with batch norm and 1e-6 with the
+    others."""
     momentum: float = 0.03
     """Weight of a new batch in batch norm's running statistics (PyTorch's sense)."""
     proxy: bool = False

@@ -84,7 +84,7 @@ class CheckpointStore:
 
         Raises CheckpointError; the checkpoints that were there are then still there.
         """
-        path = self.directory / f"checkpoint-{checkpoint.step:09d}.pt"
+        path = self.path_of(checkpoint.step)
         self._remove_partial_files()
         write_durably(path, _serialise(checkpoint))
         older = [other for step, other in self._files() if step < checkpoint.step]
@@ -93,6 +93,10 @@ class CheckpointStore:
             with suppress(OSError):
                 other.unlink()
         return path
+
+    def path_of(self, step: int) -> Path:
+        """The file of the checkpoint after so many weight updates."""
+        return self.directory / f"checkpoint-{step:09d}.pt"
 
     def latest(self) -> Optional[Path]:
         """The checkpoint with the most weight updates; None if there is none."""

@@ -6,6 +6,7 @@ from typing import Any, Mapping
 import torch
 from torch import nn
 
+from app import backend
 from app.config.schema import Run
 from app.errors import ConfigError
 from app.nets import layers_before
@@ -35,15 +36,26 @@ def check_names(net: nn.Module, run: Run) -> None:
     Raises:
         ConfigError: as said.
     """
+    for setting, names in (
+        ("pipeline.splits", run.pipeline.splits),
+        ("memory.checkpoints", run.memory.checkpoints),
+    ):
+        for name in names:
+            require_module(setting, name, net, run.model.name)
+
+
+def require_module(setting: str, name: str, net: nn.Module, model: str) -> None:
+    """Refuse a ``setting`` whose value is no module of the network, whose name is ``model``.
+
+    Raises:
+        ConfigError: as said.
+    """
     names = [known for known, _ in net.named_modules() if known]
-    asked = [("pipeline.splits", name) for name in run.pipeline.splits]
-    asked += [("memory.checkpoints", name) for name in run.memory.checkpoints]
-    for setting, name in asked:
-        if name in names:
-            continue
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"its modules are {names[:8]}, ..."
-        raise ConfigError(f"{setting}: {name!r} is not a module of {run.model.name}; {hint}")
+    if name in names:
+        return
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"its modules are {names[:8]}, ..."
+    raise ConfigError(f"{setting}: {name!r} is not a module of {model}; {hint}")
 
 
 def _checkpoint_result(module: nn.Module, inputs: Any, result: Any) -> Any:
@@ -88,8 +100,14 @@ def training_options(run: Run) -> poptorch.Options:
     options = _options(run, "training")
     options.deviceIterations(run.batching.device_iterations)
     options.Training.gradientAccumulation(run.batching.gradient_accumulation)
+    if run.model.norm.kind == "online":
+        _allow_online_norm(options)
     if run.memory.recomputation != "auto":
         options._Popart.set("autoRecomputation", _RECOMPUTATION[run.memory.recomputation])
+    if run.precision.automatic_loss_scaling:
+        options.Training.setAutomaticLossScaling(True)
+    if run.precision.stochastic_rounding:  # in training only: a score should not depend on chance
+        options.Precision.enableStochasticRounding(True)
     locations = poptorch.TensorLocationSettings()
     if run.memory.optimizer_state_off_chip:
         locations.useOnChipStorage(False)
@@ -97,6 +115,16 @@ def training_options(run: Run) -> poptorch.Options:
         locations.useReplicatedTensorSharding(True)
     options.TensorLocations.setOptimizerLocation(locations)
     return options
+
+
+def _allow_online_norm(options: poptorch.Options) -> None:
+    """Its streams are buffers that replicas change each on its own, as batch norm's are."""
+    if backend.chosen() == "ipu":
+        raise ConfigError(
+            "model.norm.kind: online norm defines its own gradient, which PopTorch does not run on "
+            "IPUs; choose another norm, or train with --backend ipu-model"
+        )
+    options.broadcastBuffers(False)
 
 
 def evaluation_options(run: Run) -> poptorch.Options:

@@ -2,7 +2,7 @@
 
 import fcntl
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Dict, Optional
 
@@ -10,15 +10,21 @@ from app.config.loader import dump, load_run, load_text
 from app.config.schema import FieldError, Run
 from app.config.yaml_source import read_text
 from app.errors import CheckpointError, ConfigError
+from app.training import metrics as metrics_file
 from app.training.checkpoints import Checkpoint, CheckpointStore, write_durably, write_error
+from app.training.evaluation import Score
 from app.training.metrics import MetricsLog
 
 MAY_CHANGE = frozenset(
     {"data.path", "data.download", "data.workers", "data.loader", "training.keep_checkpoints"}
 )
-"""Settings that change no number of a run: it may be resumed with other values of them."""
+"""Settings that change no number of a run: it may be resumed with other values of them.
 
-_CONFIG, _PLAN = "config.yml", "plan.yml"
+So it may with another ``fine_tuning``, which is for the runs that follow, and with its
+``training.initial_checkpoint`` in another folder.
+"""
+
+_CONFIG, _PLAN, _METRICS, _CURVE = "config.yml", "plan.yml", "metrics.jsonl", "curve.png"
 
 
 def stored_plan(path: Path, run: Run) -> Optional[str]:
@@ -30,6 +36,49 @@ def stored_plan(path: Path, run: Run) -> Optional[str]:
     _refuse_changes(path, run)
     started, plan = (path / _CONFIG).exists(), path / _PLAN
     return read_text(plan) if started and plan.exists() else None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run of which nothing is left to do has come to."""
+
+    score: Score
+    """Of the final weights, on the test split."""
+    steps: int
+    """Weight updates."""
+    checkpoint: Path
+    """The last one."""
+
+
+def finished_run(path: Path, run: Run) -> Optional[Finished]:
+    """The end of a directory's run; None where anything is left to do, the picture included.
+
+    It reads neither checkpoints nor images. ``run`` is the configuration as it was asked for.
+
+    Raises:
+        ConfigError: the directory belongs to another configuration.
+    """
+    _refuse_changes(path, run)
+    if not ((path / _CONFIG).exists() and (path / _CURVE).exists()):
+        return None
+    tests = [r for r in metrics_file.read(path / _METRICS) if r["phase"] == "test"]
+    if not tests or tests[-1]["epoch"] != run.training.epochs:
+        return None
+    store = CheckpointStore(path, run.training.keep_checkpoints)
+    last = store.path_of(tests[-1]["step"])
+    if store.latest() != last:
+        return None
+    return Finished(Score(tests[-1]["loss"], tests[-1]["accuracy"]), tests[-1]["step"], last)
+
+
+def planned_by(path: Path, run: Run) -> Run:
+    """The run of a directory that has been started, with what its plan decides if it has one.
+
+    Raises:
+        ConfigError: the directory belongs to another configuration, or its plan is none.
+    """
+    plan = stored_plan(path, run) if run.plan == "auto" else None
+    return run if plan is None else follow(run, plan, path / _PLAN)
 
 
 def follow(run: Run, plan: str, where: Path) -> Run:
@@ -72,8 +121,8 @@ class RunDirectory:
         self.path = path
         self._run = run if plan is None else follow(run, plan, path / _PLAN)
         self.checkpoints = CheckpointStore(path, run.training.keep_checkpoints)
-        self.metrics = MetricsLog(path / "metrics.jsonl")
-        self.curve = path / "curve.png"
+        self.metrics = MetricsLog(path / _METRICS)
+        self.curve = path / _CURVE
         with ExitStack() as on_failure:
             self._lock = on_failure.enter_context(_locked(path))
             _refuse_changes(path, run)
@@ -152,11 +201,22 @@ def _changes(stored: Run, given: Run) -> str:
     """What differs beyond ``MAY_CHANGE``, for people; empty where nothing does."""
     was, now = _flat(asdict(stored)), _flat(asdict(given))
     different = sorted(
-        key for key in {**was, **now} if was.get(key) != now.get(key) and key not in MAY_CHANGE
+        key
+        for key in {**was, **now}
+        if was.get(key) != now.get(key)
+        and key not in MAY_CHANGE
+        and not key.startswith("fine_tuning.")
     )
+    if _file_name(stored) == _file_name(given):
+        different = [key for key in different if key != "training.initial_checkpoint"]
     if stored.plan == given.plan == "given":  # nothing is planned
         different = [key for key in different if not key.startswith("planning.")]
     return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in different)
+
+
+def _file_name(run: Run) -> Optional[str]:
+    path = run.training.initial_checkpoint
+    return None if path is None else Path(path).name
 
 
 def _flat(tree: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:

@@ -18,16 +18,18 @@ from app.nets import build_net
 from app.sdk import poptorch
 from app.training import metrics as metrics_file
 from app.training.averaging import WeightAverage
-from app.training.checkpoints import Checkpoint
+from app.training.checkpoints import Checkpoint, CheckpointStore
 from app.training.curves import MEASURED_BY, plot_curves
 from app.training.device_models import training_model
 from app.training.evaluation import Evaluator, Score
-from app.training.metrics import DivergedError
+from app.training.length import RunLength
+from app.training.non_finite import FiniteCalls
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
 from app.training.run_directory import RunDirectory, follow, stored_plan
 from app.training.samples import training_samples
 from app.training.schedule import learning_rate_factor
+from app.training.weights import load_initial
 from datasets import ImageDataset, StreamSampler, open_dataset
 
 Batch = Tuple[Tensor, ...]
@@ -36,34 +38,7 @@ Batch = Tuple[Tensor, ...]
 Planner = Callable[[Run], str]
 
 
-class RunLength:
-    """A run in numbers of samples, calls and weight updates; epochs hold whole calls only.
-
-    Raises:
-        ConfigError: the dataset is smaller than what one call consumes.
-    """
-
-    def __init__(self, run: Run, images: int) -> None:
-        self.samples_per_call = run.batching.samples_per_call
-        self.calls_per_epoch = images // self.samples_per_call
-        if not self.calls_per_epoch:
-            raise ConfigError(
-                f"batching: one call takes {self.samples_per_call} images, {run.data.name} has "
-                f"{images} to train on; lower micro_batch, gradient_accumulation or replicas"
-            )
-        self.samples_per_epoch = self.calls_per_epoch * self.samples_per_call
-        self.steps_per_epoch = self.calls_per_epoch * run.batching.device_iterations
-        self.epochs = run.training.epochs
-        self.samples = self.samples_per_epoch * self.epochs
-        self.steps = self.steps_per_epoch * self.epochs
-
-
 def _refuse_untrainable(run: Run) -> None:
-    if run.precision.types != "32.32":
-        raise ConfigError(
-            f"precision.types: {run.precision.types} can be simulated and not yet trained; "
-            "train with 32.32"
-        )
     if run.planning.mode != "training":
         raise ConfigError(
             "planning.mode: the run is one for inference, which cannot be trained; plan it for "
@@ -107,7 +82,9 @@ class Trainer:
         self.net = build_net(run.model, self.dataset.num_classes, self.dataset.channels)
         place(self.net, run)
         model = training_model(run, self.net, self.dataset.channels)
-        self.optimizer = build_optimizer(model, run.optimizer)
+        if run.training.initial_checkpoint and CheckpointStore(out, keep=1).latest() is None:
+            load_initial(self.net, run.model, Path(run.training.initial_checkpoint))
+        self.optimizer = build_optimizer(model, run.optimizer, run.precision)
         self.options = training_options(run)
         self.evaluator = Evaluator(run, self.dataset)
         self.epoch = self.step = 0
@@ -177,45 +154,80 @@ class Trainer:
         )
 
     def _train_epoch(self, batches: Iterator[Batch], progress: Any) -> Dict[str, float]:
-        """One epoch of calls; the means over it."""
+        """One epoch of calls; the means over those whose loss is finite."""
         loss = correct = 0.0
+        finite = 0
+        means: Dict[str, float] = {}
+        guard = self._guard()
         started = time.perf_counter()
         for call in range(1, self.length.calls_per_epoch + 1):
             batch = next(batches)
+            self._compile(batch)
+            guard.before_call(self.step)
             rate = self._set_learning_rate()
             call_loss, call_correct = self._call(batch)
-            if not torch.isfinite(call_loss).all():
-                raise DivergedError(
-                    f"step {self.step}: the loss is not finite; lower optimizer.learning_rate or "
-                    "lengthen schedule.warmup_epochs, the last checkpoint is untouched"
-                )
+            self.step += self.run.batching.device_iterations
+            progress.update(self.run.batching.device_iterations)
+            if not guard.succeeded(call_loss):
+                self._undo(guard, "the loss is", call, progress)
+                continue
+            finite += 1
             # summed over device iterations and accumulation on each replica
             micro_batches = self.length.samples_per_call // self.run.batching.micro_batch
             loss += float(call_loss.sum()) / micro_batches
             correct += float(call_correct.sum())
-            self.step += self.run.batching.device_iterations
-            seen = call * self.length.samples_per_call
             means = {
-                "loss": loss / call,
-                "accuracy": correct / seen,
+                "loss": loss / finite,
+                "accuracy": correct / (finite * self.length.samples_per_call),
                 "learning_rate": rate,
-                "images_per_s": seen / (time.perf_counter() - started),
+                "images_per_s": call
+                * self.length.samples_per_call
+                / (time.perf_counter() - started),
             }
-            progress.update(self.run.batching.device_iterations)
             progress.set_postfix_str(
                 f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.1%}, "
                 f"{means['images_per_s']:.0f} images/s"
             )
+        if not means:
+            raise guard.diverged(self.step, "every loss of the epoch is", self._newest_checkpoint())
+        # the last update has met no loss yet, and a checkpoint must not hold what spoils the next
+        if not guard.state_is_finite(self.step):
+            self._undo(guard, "what the last update made is", self.length.calls_per_epoch, progress)
         return means
 
+    def _guard(self) -> FiniteCalls:
+        """What watches one epoch's losses; calls undone before are those in the metrics."""
+        records = metrics_file.read(self.directory.metrics.path)
+        undone = sum(record["phase"] == "undone" for record in records)
+        training = self.run.training
+        return FiniteCalls(
+            self.executor,
+            self.optimizer,
+            training.non_finite_limit,
+            training.snapshot_calls,
+            undone,
+        )
+
+    def _undo(self, guard: FiniteCalls, what: str, call: int, progress: Any) -> None:
+        line = guard.undo(self.step, what, self._newest_checkpoint())
+        progress.write(line, file=sys.stderr)
+        epoch = self.epoch + call / self.length.calls_per_epoch
+        self.directory.metrics.append(self.step, epoch, "undone", count=guard.undone)
+
+    def _newest_checkpoint(self) -> Optional[Path]:
+        return self.directory.checkpoints.latest()
+
+    def _compile(self, batch: Batch) -> None:
+        if self.executor.isCompiled():
+            return
+        try:
+            self.executor.compile(*batch)
+        except (poptorch.Error, ValueError) as error:
+            raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
+        if self.resumed:
+            self.executor.rng_state = self.resumed.rng_state
+
     def _call(self, batch: Batch) -> Any:
-        if not self.executor.isCompiled():
-            try:
-                self.executor.compile(*batch)
-            except (poptorch.Error, ValueError) as error:
-                raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
-            if self.resumed:
-                self.executor.rng_state = self.resumed.rng_state
         return self.executor(*batch)
 
     def _set_learning_rate(self) -> float:

@@ -29,6 +29,9 @@ from tests.training.tiny_run import (
 
 EPOCHS = "training.epochs=8"
 
+SMALL = ["batching={micro_batch: 2, gradient_accumulation: 3}", "data.num_images=18"]
+"""Half as many images a call, since half arithmetic takes the CPU long."""
+
 
 def kill_this_process(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
@@ -139,6 +142,15 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
             ["model.norm={kind: batch, proxy: false}", "batching.replicas=2", "data.num_images=72"],
         ),
         (4, ["model.norm={kind: group, proxy: false}", "augmentation.horizontal_flip=true"]),
+        (4, [*SMALL, "precision={types: '16.32', loss_scaling: 128, stochastic_rounding: true}"]),
+        (
+            5,
+            [
+                *SMALL,
+                "precision={types: '16.16', automatic_loss_scaling: true}",
+                "optimizer={name: sgd, learning_rate: 0.1}",
+            ],
+        ),
     ],
 )
 def test_a_run_interrupted_at_any_call_ends_with_the_bits_of_an_uninterrupted_one(

@@ -8,9 +8,10 @@ import torch
 from app.errors import ConfigError
 from app.nets import build_net
 from app.training import trainer as trainer_module
+from app.training.length import RunLength
 from app.training.metrics import DivergedError
 from app.training.schedule import learning_rate_factor
-from app.training.trainer import RunLength, Trainer
+from app.training.trainer import Trainer
 from datasets import TrainingStream, open_dataset
 from tests.training.tiny_run import (
     CALLS_PER_EPOCH,
@@ -158,7 +159,7 @@ def test_training_loss_and_accuracy_are_means_over_the_epochs_samples(tmp_path: 
     run = tiny_run(*flags)
     dataset = open_dataset(run.data, run.seed)
     samples = len(dataset.train) // SAMPLES_PER_CALL * SAMPLES_PER_CALL
-    stream = TrainingStream(dataset.train, run.seed, samples, 1, crop_padding=1)
+    stream = TrainingStream(dataset.train, run.seed, samples, 1, run.augmentation)
     images, labels = (torch.stack(part) for part in zip(*(stream[i] for i in range(samples))))
     net = build_net(run.model, 5)
     net.load_state_dict(final_checkpoint(tmp_path).model)  # they have not moved
@@ -275,7 +276,7 @@ def test_a_run_that_diverges_stops_with_its_checkpoints_intact(
                 1e38 if step > 3 else learning_rate_factor(schedule, step, *length)
             ),
         )
-        with pytest.raises(DivergedError, match=r"^step 5: the loss is not finite; lower "):
+        with pytest.raises(DivergedError, match=r"^step 6: the loss is not finite; lower "):
             train(tmp_path)
     assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000000003.pt"]
     assert [record["epoch"] for record in records(tmp_path)] == [1, 1]
