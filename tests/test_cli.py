@@ -66,6 +66,22 @@ SURFACE = {
         "--verbose",
     },
     "simulate": {"--config", "--set", "--mode", "--json", "--report", "-v", "--verbose"},
+    "diagnose": {
+        "--config",
+        "--set",
+        "--norms",
+        "--checkpoint",
+        "--weights",
+        "--affine-spread",
+        "--images",
+        "--batch",
+        "--split",
+        "--seed",
+        "--out",
+        "--json",
+        "-v",
+        "--verbose",
+    },
     "config": {"--config", "--set", "--check", "-v", "--verbose"},
 }
 
