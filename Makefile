@@ -3,6 +3,7 @@
 CONFIG ?= ipu_configs/digits.yml
 SET ?=
 OUT ?=
+REPRODUCE ?=
 BACKEND ?=
 PYTHON ?= python3
 # modules are compiled when first imported: compiling all of torch takes half a minute
@@ -23,7 +24,7 @@ BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
 FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
-.PHONY: help train simulate plan test test-sdk lint benchmark-step benchmark-host benchmark-rows clean
+.PHONY: help train simulate plan test test-sdk lint benchmark-step benchmark-host benchmark-rows reproduce clean
 
 help:
 	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
@@ -35,6 +36,7 @@ help:
 	@echo "make benchmark-step   measure the CPU training step against timm"
 	@echo "make benchmark-host   measure the front end's overhead and loading ahead"
 	@echo "make benchmark-rows   hold the simulation against published rows (minutes)"
+	@echo "make reproduce  the paper's comparisons in miniature (under an hour); OUT=DIR, REPRODUCE='--quick'"
 	@echo "make clean      remove the virtual environments"
 
 train: $(BUILT)
@@ -68,6 +70,9 @@ benchmark-rows: $(BUILT)
 	$(RUN) -m benchmarks.conv_layers
 	$(RUN) -m benchmarks.published
 	$(RUN) -m benchmarks.fits
+
+reproduce: $(BUILT)
+	$(RUN) -m benchmarks.reproduce $(if $(OUT),--out '$(OUT)') $(REPRODUCE)
 
 $(BUILT): requirements.txt constraints-sdk.txt
 	$(if $(SDK_MISSING),$(error POPLAR_SDK_ENABLED is set, but no poptorch wheel lies beside it; unset it to use the IPU Model))

@@ -28,3 +28,9 @@ class NoPlanError(AppError):
     """Nothing fits: no plan, however frugal, within the request."""
 
     exit_code = 3
+
+
+class MisfitError(AppError):
+    """A program that does not fit in memory."""
+
+    exit_code = 3

@@ -34,6 +34,7 @@ def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
     Raises:
         ConfigError: the network cannot be built or placed.
     """
+    run = run if mode == "training" else _as_tested(run)
     graph = trace_run(run, run.batching.micro_batch, mode)
 
     def retrace(micro_batch: int) -> Graph:
@@ -49,6 +50,7 @@ def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
 def inference_images_per_s(run: Run) -> Optional[float]:
     """Images/s of the run's evaluation, simulated; None where it does not fit or cannot be
     simulated."""
+    run = _as_tested(run)
     try:
         graph = trace_run(run, run.batching.micro_batch, "inference")
         execution = execution_of(run, graph, "inference")
@@ -56,6 +58,10 @@ def inference_images_per_s(run: Run) -> Optional[float]:
     except (ConfigError, GraphError, MissingRule, ProgramError):
         return None
     return simulation.throughput_samples_per_s if simulation.fits else None
+
+
+def _as_tested(run: Run) -> Run:
+    return replace(run, batching=run.batching.as_tested)
 
 
 def trace_run(run: Run, micro_batch: int, mode: Mode = "training") -> Graph:

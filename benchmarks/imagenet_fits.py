@@ -104,10 +104,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(json.dumps({"simulated": True, "rows": [asdict(each) for each in found]}))
     else:
         print(table(found))
-    if chosen.write:
+    fit = all(each.fits for each in found)
+    if chosen.write and fit:  # the page says that all do
         page = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(replaced(page, MARK, table(found)), encoding="utf-8")
-    return 0 if all(each.fits for each in found) else _DOES_NOT_FIT
+    return 0 if fit else _DOES_NOT_FIT
 
 
 if __name__ == "__main__":

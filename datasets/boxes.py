@@ -24,11 +24,14 @@ class BoundingBoxes:
         index_of = _index_of(path, file_names)
         # Flat arrays: lists of half a million objects would be copied into every worker process.
         owners, edges = array("q"), array("d")
+        named = False
         for name, shares in _read(path):
-            if name in index_of:
+            named = named or name in index_of
+            covers = shares[0] < shares[2] and shares[1] < shares[3]
+            if name in index_of and covers:
                 owners.append(index_of[name])
                 edges.extend(shares)
-        if not owners:
+        if not named:
             raise DatasetError(
                 f"augmentation.bounding_boxes {path}: names none of the training images, "
                 f"the first of which is {file_names[0]}; give the file that belongs to them"
@@ -59,13 +62,11 @@ def _index_of(path: Path, file_names: Sequence[str]) -> Dict[str, int]:
 
 def _read(path: Path) -> Iterator[Tuple[str, Shares]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, skipinitialspace=True)
             for row in rows:
                 if row:
-                    name, shares = _parsed(row, f"{path}:{rows.line_num}")
-                    if shares[0] < shares[2] and shares[1] < shares[3]:  # else nothing to cover
-                        yield name, shares
+                    yield _parsed(row, f"{path}:{rows.line_num}")
     except OSError as error:
         raise DatasetError(
             f"augmentation.bounding_boxes {path}: {error.strerror}; give a file that can be read"

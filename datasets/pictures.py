@@ -47,7 +47,7 @@ class PixelPicture(Picture):
 
 
 class EncodedPicture(Picture):
-    """An image file's content, of any format that Pillow reads; three channels.
+    """A JPEG or PNG file's content, whatever its name says; three channels.
 
     ``where`` says in errors where it is from. Raises ``DatasetError``, also from its methods, when
     the content cannot be decoded. A rotation noted beside the pixels (EXIF) is not carried out.
@@ -88,15 +88,17 @@ class EncodedPicture(Picture):
             return image if image.mode == "RGB" else image.convert("RGB"), scale
 
     def _opened(self) -> Image.Image:
-        """Only the header is read yet."""
-        return Image.open(BytesIO(self._content))
+        """Only the header is read yet. Of no other format: some run programs to be decoded."""
+        return Image.open(BytesIO(self._content), formats=("JPEG", "PNG"))
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
         try:
             yield
         except _DAMAGED as error:
-            found = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
+            found = (
+                "it is neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else error
+            )
             raise DatasetError(
                 f"{self._where}: cannot be decoded, {found}; replace the image, or take it out"
             ) from error

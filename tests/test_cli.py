@@ -43,6 +43,9 @@ SURFACE = {
         "--split",
         "--weights",
         "--image-size",
+        "--sweep",
+        "--sizes",
+        "--out",
         "--json",
         "--backend",
         "-v",
@@ -107,8 +110,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_copy(finished: Path, tmp_path: Path) -> Path:
-    """A finished run that a test may spoil."""
-    return Path(shutil.copytree(str(finished), str(tmp_path / "run")))
+    """A trained run whose picture is still to be drawn, which a test may spoil."""
+    copy = Path(shutil.copytree(str(finished), str(tmp_path / "run")))
+    (copy / "curve.png").unlink()
+    return copy
 
 
 def train_command(out: Path, *overrides: str) -> List[str]:
@@ -267,7 +272,7 @@ def test_a_finished_command_says_the_same_again_and_changes_nothing(
     test = records(finished, "test")[0]
     assert main(train_command(finished)) == 0
     _, resuming, score, _ = said.readouterr().out.splitlines()
-    assert resuming == "resuming after epoch 2 of 2"
+    assert resuming == "finished earlier, all 2 epochs"
     assert score == f"test accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f} (measured)"
     assert contents(finished) == before
 
@@ -404,14 +409,14 @@ def test_another_configuration_in_a_run_directory_is_one_sentence(
 
 
 def test_a_second_process_in_a_run_directory_is_one_sentence(
-    finished: Path, said: "pytest.CaptureFixture[str]"
+    run_copy: Path, said: "pytest.CaptureFixture[str]"
 ) -> None:
-    before = contents(finished)
-    with RunDirectory(finished, tiny_run()):
-        assert refusal(said, train_command(finished)) == (
-            f"{finished}: another process trains here; wait for it, or choose another --out"
+    before = contents(run_copy)
+    with RunDirectory(run_copy, tiny_run()):
+        assert refusal(said, train_command(run_copy)) == (
+            f"{run_copy}: another process trains here; wait for it, or choose another --out"
         )
-    assert contents(finished) == before
+    assert contents(run_copy) == before
 
 
 def test_a_damaged_checkpoint_is_one_sentence_whose_advice_works(
@@ -455,8 +460,9 @@ def test_a_run_that_diverges_is_one_sentence(
     err = said.readouterr().err
     assert err.count("\n") == 1
     assert err == (
-        "step 1: the loss is not finite; lower optimizer.learning_rate or lengthen "
-        "schedule.warmup_epochs, the last checkpoint is untouched\n"
+        "step 2: the loss is not finite; raise training.non_finite_limit to go on from the start, "
+        "as there is no checkpoint yet, or train in another --out with a lower "
+        "optimizer.learning_rate or a longer schedule.warmup_epochs\n"
     )
     assert list(out.glob("*.pt")) == []
 

@@ -81,6 +81,11 @@ def run_verb(options: argparse.Namespace) -> int:
 
 
 def _refuse_lacking(options: argparse.Namespace) -> None:
+    if options.affine_spread and options.checkpoint and not options.norms:
+        raise ConfigError(
+            "--affine-spread: draws scales and shifts of networks at initialisation; give --norms, "
+            "or leave it out"
+        )
     if options.config:
         return
     if options.overrides:

@@ -34,6 +34,7 @@ def run_verb(options: argparse.Namespace) -> int:
     check_phases(run)
     fit = partial(_fit, computed_by=computed_by)
     phase = Phase(run, out, partial(_planned, command=_command(options)))
+    phase.check_lengths()
     chain = Chain(phase, forecast(computed_by))
     fit(phase)
     if run.fine_tuning.image_sizes:

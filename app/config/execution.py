@@ -1,7 +1,7 @@
 """How a run is batched, cut over IPUs and kept in memory, and its number types."""
 
-from dataclasses import dataclass
-from typing import Literal, Tuple
+from dataclasses import dataclass, replace
+from typing import Literal, Optional, Tuple
 
 from app.config.checks import require
 
@@ -18,11 +18,25 @@ class Batching:
     """Copies of the network, over all hosts."""
     device_iterations: int = 1
     """Weight updates per call from the host."""
+    test_micro_batch: Optional[int] = None
+    """Micro-batch of validation and test, which may be larger: nothing is kept for a backward pass.
+    None: ``micro_batch``."""
 
     def __post_init__(self) -> None:
-        for name in ("micro_batch", "gradient_accumulation", "replicas", "device_iterations"):
+        for name in (
+            "micro_batch",
+            "gradient_accumulation",
+            "replicas",
+            "device_iterations",
+            "test_micro_batch",
+        ):
             value = getattr(self, name)
-            require(value >= 1, name, f"must be at least 1, got {value}")
+            require(value is None or value >= 1, name, f"must be at least 1, got {value}")
+
+    @property
+    def as_tested(self) -> "Batching":
+        """The batching of validation and test."""
+        return replace(self, micro_batch=self.test_micro_batch or self.micro_batch)
 
     @property
     def global_batch(self) -> int:

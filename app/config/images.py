@@ -111,6 +111,19 @@ class Augmentation:
             "bounding_boxes",
             "guide resized_crop alone; set resized_crop: true, or leave them out",
         )
+        defaults = vars(type(self))
+        for name, needs, given in (
+            ("crop_area", "resized_crop: true", self.resized_crop),
+            ("crop_aspect", "resized_crop: true", self.resized_crop),
+            ("box_coverage", "resized_crop: true", self.resized_crop),
+            ("randaugment_operations", "policy: randaugment", self.policy == "randaugment"),
+            ("randaugment_magnitude", "policy: randaugment", self.policy == "randaugment"),
+        ):
+            require(
+                given or getattr(self, name) == defaults[name],
+                name,
+                f"has no effect without {needs}; set that, or leave this out",
+            )
         require(
             self.randaugment_operations >= 1,
             "randaugment_operations",

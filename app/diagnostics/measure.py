@@ -119,7 +119,7 @@ def norm_from(text: str, config: Norm) -> Norm:
             f"--norms {text}: is not a norm; use {', '.join(known)}, with :GROUPS after group and "
             "+proxy or +standardised after batch, group, layer and instance"
         )
-    if groups and (kind != "group" or not groups.isdigit()):
+    if groups and (kind != "group" or not groups.isdecimal()):
         raise ConfigError(
             f"--norms {text}: ':{groups}' is no number of groups; write it as in group:4"
         )
@@ -186,7 +186,8 @@ class _Datasets:
         return self._opened[key]
 
     def batches(self, run: Run) -> Iterator[Tensor]:
-        """The chosen images, normalised: [n, C, S, S] at a time, in equal parts."""
+        """The chosen images, normalised: [n, C, S, S] at a time, in parts as equal as can be, of
+        two at least, since batch norm knows no deviation of one value."""
         request, dataset = self._request, self.of(run)
         split = dataset.train if request.split == "train" else dataset.test
         if request.images > len(split):
@@ -196,7 +197,7 @@ class _Datasets:
             )
         chosen = permutation(self._seed, _IMAGE_STREAM, len(split))[: request.images]
         normalise = Normalise(run.data.mean, run.data.std, dataset.channels)
-        parts = -(-request.images // request.batch)
+        parts = max(1, min(-(-request.images // request.batch), request.images // 2))
         for part in range(parts):
             start, end = (request.images * bound // parts for bound in (part, part + 1))
             yield normalise(torch.stack([split[int(index)][0] for index in chosen[start:end]]))

@@ -82,6 +82,11 @@ def request_of(run: Run) -> Request:
         PlanError: the request does.
     """
     planning, batching = run.planning, run.batching
+    if planning.mode == "inference" and batching.test_micro_batch is not None:
+        raise ConfigError(
+            "batching.test_micro_batch: takes the place of micro_batch in inference, which a plan "
+            "chooses; set it to null"
+        )
     product = batching.micro_batch * batching.replicas
     if planning.mode == "training":
         product *= batching.gradient_accumulation

@@ -15,6 +15,7 @@ from app.config.schema import Run
 from app.nets import build_net, layers_before, training_macs
 from app.training.checkpoints import read_checkpoint
 from app.training.freezing import freeze_before
+from app.training.length import RunLength
 from app.training.phases import fine_tuning_runs, phase_name
 from app.training.placement import check_names, check_order
 from app.training.resolutions import Resolution, Table, read_table
@@ -27,6 +28,7 @@ from datasets import image_shape
 
 TABLE = "resolutions"
 """Name of the table's files in the run directory."""
+_TUNED_SPLITS = "fine_tuning.pipeline.splits"
 
 
 class Phase:
@@ -41,6 +43,16 @@ class Phase:
         self.finished = finished_run(path, run)
         self.trainer = Trainer(run, path, planner) if self.finished is None else None
         self.run = planned_by(path, run) if self.trainer is None else self.trainer.run
+
+    def check_lengths(self) -> None:
+        """Refuse fine-tuning whose one call takes more images than there are.
+
+        Raises:
+            ConfigError: as said.
+        """
+        if self.trainer is not None:
+            for run in fine_tuning_runs(self.run, self.path):
+                RunLength(run, len(self.trainer.dataset.train))
 
     def fit(self) -> Finished:
         """Train to the end, or where that is done say how it ended."""
@@ -194,8 +206,8 @@ def _cost_line(cost: Cost, share: str) -> str:
 
 
 def check_phases(run: Run) -> None:
-    """Refuse ``fine_tuning`` that its runs would refuse, and warn of sizes that cost accuracy: to
-    be called before anything is trained.
+    """Refuse ``fine_tuning`` that names no modules of the network or cuts it wrongly, and warn of
+    sizes that cost accuracy: to be called before anything is trained.
 
     Raises:
         ConfigError: as said.
@@ -206,8 +218,9 @@ def check_phases(run: Run) -> None:
     channels, num_classes = image_shape(run.data)
     with torch.device("meta"):
         net = build_net(run.model, num_classes, channels)
-    check_names(net, runs[0])
-    check_order(layers_before(net, runs[0].pipeline.splits), runs[0])
+    splits = "pipeline.splits" if run.fine_tuning.pipeline is None else _TUNED_SPLITS
+    check_names(net, runs[0], splits)
+    check_order(layers_before(net, runs[0].pipeline.splits), runs[0], splits)
     freeze_before(net, run.model, runs[0].training.trained_from, "fine_tuning.trained_from")
     stride = stride_of(run.model)
     for each in runs:

@@ -1,6 +1,6 @@
 """Counting how a network does on a split, exactly and in whole batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Mapping
 
 from torch import Tensor
@@ -9,6 +9,7 @@ from app.config.schema import Run
 from app.nets import build_net
 from app.sdk import poptorch
 from app.training.device_models import evaluation_model
+from app.training.loading import loaded
 from app.training.placement import evaluation_iterations, evaluation_options, place
 from datasets import EvaluationSet, ImageDataset, ImageSplit
 
@@ -28,7 +29,7 @@ class Evaluator:
     """
 
     def __init__(self, run: Run, dataset: ImageDataset) -> None:
-        self._run = run
+        self._run = run = replace(run, batching=run.batching.as_tested)
         self._net = build_net(run.model, dataset.num_classes, dataset.channels)
         place(self._net, run)
         model = evaluation_model(run, self._net, dataset.channels)
@@ -45,7 +46,7 @@ class Evaluator:
             self._executor.copyWeightsToDevice()
         loss = correct = 0.0
         seen = 0
-        for images, labels in self._loader(split):
+        for images, labels in loaded(self._loader(split), self._run.data.name):
             batch_loss, batch_correct = self._executor(images, labels)
             seen += len(labels)
             loss += float(batch_loss.sum())

@@ -133,8 +133,8 @@ class Mixer(nn.Module):
 
     An image's partner is the one before it in mixup, and in CutMix the one two before it (the other
     one of two). Images are mixed after normalisation: it is affine and the weights of the mixed
-    images sum to 1, so the order of the two changes no result, but normalised values lie around 0,
-    where half precision is finest, and 8-bit values could not be mixed at all. It costs a copy of
+    images sum to 1, so the order of the two changes no result, but normalised values are centred,
+    and 8-bit values could not be mixed at all. It costs a copy of
     the images for each partner, three elementwise passes for mixup and one for CutMix, and no
     backward pass. What mixing leaves out is not in the program.
 

@@ -44,15 +44,23 @@ class FiniteCalls:
         limit: calls of the whole run that may be undone; with 0, no snapshots are taken.
         snapshot_calls: calls from one snapshot to the next.
         undone: calls undone so far, in earlier epochs.
+        remedy: what may help beside the learning rate, for the error; ends with a comma.
     """
 
     def __init__(
-        self, executor: Any, optimizer: Any, limit: int, snapshot_calls: int, undone: int
+        self,
+        executor: Any,
+        optimizer: Any,
+        limit: int,
+        snapshot_calls: int,
+        undone: int,
+        remedy: str = "",
     ) -> None:
         self.undone = undone
         self._executor = executor
         self._optimizer = optimizer
         self._limit = limit
+        self._remedy = remedy
         self._snapshot_calls = snapshot_calls
         self._calls = 0
         # the last one is the newest; one before it stays until a call from the newest succeeds
@@ -110,20 +118,18 @@ class FiniteCalls:
 
     def diverged(self, step: int, what: str, newest_checkpoint: Optional[Path]) -> DivergedError:
         """The end of the run, in one sentence; arguments as those of ``undo``."""
-        used_up = (
-            f" after {self._limit} undone call{'s' * (self._limit > 1)}, all that "
-            "training.non_finite_limit allows"
-            if self._limit
-            else ""
-        )
+        after = f" after {self.undone} undone call{'s' * (self.undone > 1)}" if self.undone else ""
+        if self._limit and self.undone >= self._limit:
+            after += ", all that training.non_finite_limit allows"
         kept = (
-            f"the last good checkpoint is {newest_checkpoint}"
+            f"from the last good checkpoint, {newest_checkpoint}"
             if newest_checkpoint is not None
-            else "there is no checkpoint yet"
+            else "from the start, as there is no checkpoint yet"
         )
         return DivergedError(
-            f"step {step}: {what} not finite{used_up}; lower optimizer.learning_rate or lengthen "
-            f"schedule.warmup_epochs, {kept}"
+            f"step {step}: {what} not finite{after}; raise training.non_finite_limit to go on "
+            f"{kept}, or train in another --out with {self._remedy}a lower "
+            "optimizer.learning_rate or a longer schedule.warmup_epochs"
         )
 
     def _read(self, step: int) -> Snapshot:

@@ -30,14 +30,15 @@ def place(net: nn.Module, run: Run) -> None:
         net.get_submodule(name).register_forward_hook(_checkpoint_result)
 
 
-def check_names(net: nn.Module, run: Run) -> None:
-    """Refuse splits and checkpoints that are no modules of the network.
+def check_names(net: nn.Module, run: Run, splits: str = "pipeline.splits") -> None:
+    """Refuse splits and checkpoints that are no modules of the network; ``splits`` is the setting
+    that gave the former.
 
     Raises:
         ConfigError: as said.
     """
     for setting, names in (
-        ("pipeline.splits", run.pipeline.splits),
+        (splits, run.pipeline.splits),
         ("memory.checkpoints", run.memory.checkpoints),
     ):
         for name in names:
@@ -62,10 +63,11 @@ def _checkpoint_result(module: nn.Module, inputs: Any, result: Any) -> Any:
     return poptorch.recomputationCheckpoint(result)
 
 
-def check_order(before: Mapping[str, int], run: Run) -> None:
+def check_order(before: Mapping[str, int], run: Run, setting: str = "pipeline.splits") -> None:
     """Refuse splits in another order than the network's, and stages without a layer.
 
-    ``before`` says how many layers have run when each module that is a split starts.
+    ``before`` says how many layers have run when each module that is a split starts, ``setting``
+    what gave the splits.
 
     Raises:
         ConfigError: as said, or a split that never runs.
@@ -74,19 +76,19 @@ def check_order(before: Mapping[str, int], run: Run) -> None:
     for name in splits:
         if name not in before:
             raise ConfigError(
-                f"pipeline.splits: {name!r} never runs in {run.model.name}; begin the stage at "
+                f"{setting}: {name!r} never runs in {run.model.name}; begin the stage at "
                 "another module"
             )
     starts = [before[name] for name in splits]
     if starts != sorted(starts):
         raise ConfigError(
-            f"pipeline.splits: {', '.join(splits)} is not the order in which "
+            f"{setting}: {', '.join(splits)} is not the order in which "
             f"{run.model.name} runs; list the modules in its order"
         )
     for name, start, previous in zip(splits, starts, [0, *starts]):
         if start == previous:
             raise ConfigError(
-                f"pipeline.splits: no layer runs in the stage before {name!r}; leave it out, or "
+                f"{setting}: no layer runs in the stage before {name!r}; leave it out, or "
                 "begin the stage at another module"
             )
 

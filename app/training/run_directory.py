@@ -1,6 +1,7 @@
 """The folder of one run: configuration, plan, metrics, checkpoints and the learning curve."""
 
 import fcntl
+import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,14 @@ from app.training.evaluation import Score
 from app.training.metrics import MetricsLog
 
 MAY_CHANGE = frozenset(
-    {"data.path", "data.download", "data.workers", "data.loader", "training.keep_checkpoints"}
+    {
+        "data.path",
+        "data.download",
+        "data.workers",
+        "data.loader",
+        "training.keep_checkpoints",
+        "training.non_finite_limit",
+    }
 )
 """Settings that change no number of a run: it may be resumed with other values of them.
 
@@ -68,7 +76,9 @@ def finished_run(path: Path, run: Run) -> Optional[Finished]:
     last = store.path_of(tests[-1]["step"])
     if store.latest() != last:
         return None
-    return Finished(Score(tests[-1]["loss"], tests[-1]["accuracy"]), tests[-1]["step"], last)
+    return Finished(
+        Score(tests[-1].get("loss", math.nan), tests[-1]["accuracy"]), tests[-1]["step"], last
+    )
 
 
 def planned_by(path: Path, run: Run) -> Run:
@@ -177,7 +187,7 @@ def _refuse_changes(path: Path, run: Run) -> None:
     if changes:
         raise ConfigError(
             f"{path}: was started with another configuration ({changes}); "
-            "choose another --out, or give the configuration it was started with"
+            "choose another --out, remove it, or give the configuration it was started with"
         )
 
 

@@ -1,6 +1,7 @@
 """Testing one network at many sizes of images: ``validate --sweep``."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -13,7 +14,7 @@ from app.nets import build_net, macs
 from app.training.checkpoints import read_checkpoint
 from app.training.evaluation import Evaluator
 from app.training.phases import phase_name
-from app.training.resolutions import Resolution, Table
+from app.training.resolutions import Resolution, Table, read_table
 from app.training.run_directory import finished_run
 from app.training.sizes import at_size, stride_of, sweep_sizes, warn_of_size
 from app.training.weights import Which, checkpoint_file, mismatch, weights_of
@@ -98,13 +99,17 @@ class Sweep:
     def measure(self, sizes: Sequence[int], out: Path) -> Table:
         """Test at every size and write the table after each, as ``sweep.csv``, .json and .png.
 
-        No sizes are all that suit the network. Progress goes to stderr; interrupted, what was
+        No sizes are all that suit the network. A table of the same weights that is there already
+        keeps its other sizes. Progress goes to stderr; interrupted, what was
         measured is in the files.
 
         Raises:
             ConfigError: a size that the run does not go with.
             CheckpointError: weights of another network, or nothing can be written.
         """
+        stored = read_table(out / "sweep.json")
+        if stored is not None and replace(stored, rows=()) == self.table:
+            self.table = stored
         chosen = sorted(set(sizes)) or sweep_sizes(self.run.data.image_size, self._stride)
         for size in chosen:
             warn_of_size("--sizes", size, self.run.data.image_size, self._stride)

@@ -1,10 +1,11 @@
 """The training loop: an ordinary PopTorch program that can be killed at any moment and resumed."""
 
+import math
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Literal, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from app import backend
 from app.config.loader import dump
 from app.config.schema import Run
-from app.errors import CheckpointError, ConfigError
+from app.errors import CheckpointError, ConfigError, MisfitError
 from app.nets import build_net
 from app.sdk import poptorch
 from app.training import metrics as metrics_file
@@ -23,6 +24,7 @@ from app.training.curves import MEASURED_BY, plot_curves
 from app.training.device_models import training_model
 from app.training.evaluation import Evaluator, Score
 from app.training.length import RunLength
+from app.training.loading import loaded
 from app.training.non_finite import FiniteCalls
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
@@ -43,6 +45,11 @@ def _refuse_untrainable(run: Run) -> None:
         raise ConfigError(
             "planning.mode: the run is one for inference, which cannot be trained; plan it for "
             "training"
+        )
+    if run.model.norm.kind == "online" and run.batching.replicas > 1:
+        raise ConfigError(
+            "batching.replicas: online norm has streams on each replica, of which a checkpoint "
+            "holds one; use one replica, or another norm"
         )
 
 
@@ -129,7 +136,7 @@ class Trainer:
             return
         loader = self._loader()
         try:
-            batches = iter(loader)
+            batches = loaded(loader, self.run.data.name)
             with self._progress() as progress:
                 while self.epoch < self.length.epochs:
                     record = self._train_epoch(batches, progress)
@@ -206,6 +213,7 @@ class Trainer:
             training.non_finite_limit,
             training.snapshot_calls,
             undone,
+            "a lower precision.loss_scaling, " if self.run.precision.loss_scaling > 1 else "",
         )
 
     def _undo(self, guard: FiniteCalls, what: str, call: int, progress: Any) -> None:
@@ -222,7 +230,10 @@ class Trainer:
             return
         try:
             self.executor.compile(*batch)
-        except (poptorch.Error, ValueError) as error:
+        except poptorch.Error as error:
+            refusal = MisfitError if "Out of memory" in str(error) else ConfigError
+            raise refusal(f"{self.run.name}: does not compile: {error}") from error
+        except ValueError as error:
             raise ConfigError(f"{self.run.name}: does not compile: {error}") from error
         if self.resumed:
             self.executor.rng_state = self.resumed.rng_state
@@ -255,10 +266,23 @@ class Trainer:
         )
         if self.epoch % self.run.training.validate_every == 0 or self.epoch == self.length.epochs:
             score = self._score(weights, self.dataset.validation)
-            log.append(self.step, self.epoch, "validation", **vars(score))
+            self._log_score("validation", score)
             line += f"  validation {score.accuracy:.2%}"
         progress.write(line + f"  {record['images_per_s']:.0f} images/s (measured)")
         self.directory.checkpoints.save(checkpoint)
+
+    def _log_score(self, phase: Literal["validation", "test"], score: Score) -> None:
+        """A loss that is not finite is left out: the weights are sound, or the epoch would not have
+        ended, and such a test is no reason to lose them."""
+        values = vars(score)
+        if not math.isfinite(score.loss):
+            values = {"accuracy": score.accuracy}
+            tqdm.write(
+                f"step {self.step}: the {phase} loss is {score.loss}; metrics have the accuracy "
+                "alone",
+                file=sys.stderr,
+            )
+        self.directory.metrics.append(self.step, self.epoch, phase, **values)
 
     def _checkpoint(self, weights: Dict[str, Tensor]) -> Checkpoint:
         return Checkpoint(
@@ -291,9 +315,9 @@ class Trainer:
         records = metrics_file.read(self.directory.metrics.path)
         done: List[Dict[str, Any]] = [r for r in records if r["phase"] == "test"]
         if done:
-            return Score(done[-1]["loss"], done[-1]["accuracy"])
+            return Score(done[-1].get("loss", math.nan), done[-1]["accuracy"])
         score = self._score(self._weights(), self.dataset.test)
-        self.directory.metrics.append(self.step, self.epoch, "test", **vars(score))
+        self._log_score("test", score)
         return score
 
     def _progress(self) -> Any:

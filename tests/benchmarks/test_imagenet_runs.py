@@ -6,6 +6,7 @@ from typing import Tuple
 import pytest
 
 from app.config.loader import load_run
+from app.config.schema import Augmentation, Optimizer, Precision, Schedule
 from benchmarks import imagenet_fits, imagenet_runs
 
 NAMES = sorted(Path(name).stem for name in imagenet_runs.run_files() if name != "base.yml")
@@ -37,9 +38,16 @@ def test_every_run_resolves_to_the_papers_recipe(name: str) -> None:
     assert (run.mixing.mixup_alpha, run.mixing.cutmix_lambda) == (MIXUP[size], CUTMIX[size])
     assert run.batching.global_batch == 768
     assert run.pipeline.stages * run.batching.replicas == run.system.ipus == 16
-    assert (run.optimizer.learning_rate, run.training.epochs) == (768 * 2**-14, 350)
-    assert run.precision.loss_scaling == 128
-    assert run.model.group_size == int(group[1:])
+    assert run.optimizer == Optimizer("rmsprop", 768 * 2**-14, 1e-5)
+    assert run.schedule == Schedule("exponential", 0.97, 146, 5.0)
+    training = run.training
+    assert (training.epochs, training.label_smoothing, training.average_decay) == (350, 0.1, 0.97)
+    assert run.precision == Precision("16.32", partials="half", loss_scaling=128.0)
+    assert run.augmentation == Augmentation(resized_crop=True, horizontal_flip=True)
+    assert run.augmentation.crop_area == (0.05, 1.0)
+    assert [round(255 * mean, 2) for mean in run.data.mean] == [123.68, 116.78, 103.94]
+    assert run.data.std == (1 / 255,)
+    assert (run.model.group_size, run.model.expand_ratio) == {"g1": (1, 6), "g16": (16, 4)}[group]
     assert (run.model.norm.kind, run.model.norm.proxy) == {
         "gn": ("group", False),
         "lnpn": ("layer", True),
@@ -47,7 +55,8 @@ def test_every_run_resolves_to_the_papers_recipe(name: str) -> None:
     tuning = run.fine_tuning
     assert tuning.image_sizes == (IMAGE_SIZES[size][0],) and tuning.epochs == 2
     assert tuning.batching is not None and tuning.batching.global_batch == 512
-    assert tuning.optimizer.learning_rate == 512 * 2**-11
+    assert tuning.optimizer.as_optimizer == Optimizer("sgd", 512 * 2**-11, 1e-5, momentum=0.0)
+    assert (tuning.schedule.kind, tuning.schedule.warmup_epochs) == ("cosine", 0)
 
 
 @pytest.mark.parametrize("size", IMAGE_SIZES)

@@ -1,4 +1,7 @@
-from typing import Dict, List, Tuple
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from app.nets import build_net
 from app.training.device_models import EvaluationModel, Normalise, TrainingModel
 from app.training.evaluation import Evaluator, Score
 from datasets import PADDING_LABEL, ImageDataset, ImageSplit, open_dataset
-from tests.training.tiny_run import tiny_run
+from tests.training.tiny_run import records, tiny_run, train
 
 DIGITS = ("data.name=digits", "pipeline.splits=[]")
 
@@ -75,6 +78,25 @@ def test_counts_are_exact_however_the_split_is_cut(
     assert 0 < expected.accuracy < 1
     assert score.accuracy == expected.accuracy
     assert score.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_a_test_takes_its_own_micro_batch() -> None:
+    run = tiny_run("batching.test_micro_batch=10", "pipeline.splits=[]")
+    dataset = open_dataset(run.data, run.seed)
+    weights = untrained_weights(run, dataset)
+    evaluator = Evaluator(run, dataset)
+    evaluator.load(weights)
+    forward = EvaluationModel.forward
+    seen: List[int] = []
+
+    def watched(model: EvaluationModel, images: Tensor, labels: Tensor) -> Any:
+        seen.append(len(images))
+        return forward(model, images, labels)
+
+    with mock.patch.object(EvaluationModel, "forward", watched):
+        score = evaluator.score(dataset.test)
+    assert set(seen) == {10}
+    assert score.accuracy == plain_score(run, dataset, weights, dataset.test).accuracy
 
 
 @pytest.mark.parametrize(
@@ -152,4 +174,19 @@ def test_values_for_other_channels_than_the_images_have_are_refused(
     assert str(refused.value) == (
         f"data.{field}: has 3 values, the images have 1 channel; "
         "give one value for all channels, or one each"
+    )
+
+
+def test_a_loss_that_is_not_finite_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Evaluator, "score", lambda self, split: Score(math.inf, 0.25))
+    score = train(tmp_path)
+    assert (score.loss, score.accuracy) == (math.inf, 0.25)
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    assert [set(record) for record in records(tmp_path, "validation")] == [
+        {"step", "epoch", "phase", "accuracy"}
+    ] * 2
+    assert "step 3: the validation loss is inf; metrics have the accuracy alone" in (
+        capsys.readouterr().err
     )

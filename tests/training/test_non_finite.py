@@ -177,21 +177,30 @@ def test_without_a_limit_nothing_is_read_from_the_device() -> None:
         guard.undo(1, "the loss is", None)
 
 
+def test_undone_calls_are_counted_where_the_limit_is_not_used_up() -> None:
+    guard = FiniteCalls(None, None, limit=9, snapshot_calls=1, undone=3, remedy="less of it, ")
+    ended = str(guard.diverged(4, "every loss of the epoch is", None))
+    assert ended.startswith("step 4: every loss of the epoch is not finite after 3 undone calls; ")
+    assert "with less of it, a lower optimizer.learning_rate" in ended
+
+
 @pytest.mark.parametrize(
     ("limit", "checkpoint", "sentence"),
     [
         (
             0,
             None,
-            "step 7: the loss is not finite; lower optimizer.learning_rate or lengthen "
-            "schedule.warmup_epochs, there is no checkpoint yet",
+            "step 7: the loss is not finite; raise training.non_finite_limit to go on from the "
+            "start, as there is no checkpoint yet, or train in another --out with a lower "
+            "optimizer.learning_rate or a longer schedule.warmup_epochs",
         ),
         (
             1,
             Path("runs/x/checkpoint-000000003.pt"),
             "step 7: the loss is not finite after 1 undone call, all that "
-            "training.non_finite_limit allows; lower optimizer.learning_rate or lengthen "
-            "schedule.warmup_epochs, the last good checkpoint is runs/x/checkpoint-000000003.pt",
+            "training.non_finite_limit allows; raise training.non_finite_limit to go on from the "
+            "last good checkpoint, runs/x/checkpoint-000000003.pt, or train in another --out with "
+            "a lower optimizer.learning_rate or a longer schedule.warmup_epochs",
         ),
     ],
 )
@@ -290,9 +299,9 @@ def test_one_bad_call_more_than_the_limit_ends_a_run_also_when_resumed(
             train(tmp_path, *RUN)
         assert str(ended.value) == (
             "step 5: the loss is not finite after 2 undone calls, all that "
-            "training.non_finite_limit allows; lower optimizer.learning_rate or lengthen "
-            "schedule.warmup_epochs, the last good checkpoint is "
-            f"{tmp_path / 'checkpoint-000000003.pt'}"
+            "training.non_finite_limit allows; raise training.non_finite_limit to go on from the "
+            f"last good checkpoint, {tmp_path / 'checkpoint-000000003.pt'}, or train in another "
+            "--out with a lower optimizer.learning_rate or a longer schedule.warmup_epochs"
         )
 
 
@@ -300,7 +309,7 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_calls(monkeypatch, {2}, weights=True)
-    with pytest.raises(DivergedError, match="what the last update made is not finite; lower "):
+    with pytest.raises(DivergedError, match="what the last update made is not finite; raise "):
         train(tmp_path, *RUN, "training.non_finite_limit=0")
     assert checkpoints(tmp_path) == []
 
@@ -309,5 +318,5 @@ def test_an_epoch_without_a_finite_loss_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_calls(monkeypatch, {0, 1, 2}, weights=False)
-    with pytest.raises(DivergedError, match=r"^step 3: every loss of the epoch .*yet$"):
+    with pytest.raises(DivergedError, match=r"^step 3: every loss of the epoch .* checkpoint yet, "):
         train(tmp_path, *RUN, "training.non_finite_limit=3")

@@ -104,12 +104,10 @@ def stop_after_one(save: Any) -> Any:
     return saving
 
 
-def test_replicas_of_a_run_may_differ_in_their_streams(tmp_path: Path) -> None:
-    assert training_options(tiny_run(*ONLINE)).broadcast_buffers is False
-    assert training_options(tiny_run()).broadcast_buffers is True
-    train(tmp_path, *ONLINE, "batching.replicas=2", "training.epochs=1")
-    model = final_checkpoint(tmp_path).model
-    assert all(tensor.isfinite().all() for tensor in model.values())
+def test_replicas_are_refused_since_a_checkpoint_holds_the_streams_of_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^batching\.replicas: online norm has streams"):
+        train(tmp_path / "run", *ONLINE, "batching.replicas=2")
+    assert not (tmp_path / "run").exists()
 
 
 def test_ipus_are_refused_in_one_sentence_for_training_alone(

@@ -81,7 +81,7 @@ def test_another_configuration_is_refused_by_the_keys_that_differ(
     assert isinstance(error, ConfigError)
     assert str(error) == (
         f"{started}: was started with another configuration ({changes}); "
-        "choose another --out, or give the configuration it was started with"
+        "choose another --out, remove it, or give the configuration it was started with"
     )
     assert contents(started) == before
 

@@ -276,7 +276,7 @@ def test_a_run_that_diverges_stops_with_its_checkpoints_intact(
                 1e38 if step > 3 else learning_rate_factor(schedule, step, *length)
             ),
         )
-        with pytest.raises(DivergedError, match=r"^step 6: the loss is not finite; lower "):
+        with pytest.raises(DivergedError, match=r"^step 6: the loss is not finite; raise "):
             train(tmp_path)
     assert [path.name for path in tmp_path.glob("*.pt")] == ["checkpoint-000000003.pt"]
     assert [record["epoch"] for record in records(tmp_path)] == [1, 1]
