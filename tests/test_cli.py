@@ -402,8 +402,8 @@ def test_another_configuration_in_a_run_directory_is_one_sentence(
     before = contents(finished)
     assert refusal(said, train_command(finished, "seed=1", "training.epochs=3")) == (
         f"{finished}: was started with another configuration (seed was 0 and is 1, "
-        "training.epochs was 2 and is 3); choose another --out, or give the configuration it was "
-        "started with"
+        "training.epochs was 2 and is 3); choose another --out, remove it, or "
+        "give the configuration it was started with"
     )
     assert contents(finished) == before
 

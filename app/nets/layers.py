@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from app.config.schema import Norm
 from app.errors import ConfigError
+from app.nets.norms.activation import widened
 
 Padding = Literal["symmetric", "same"]
 
@@ -105,7 +106,7 @@ class WeightNormConv2d(Conv2d):
 
     def _norms(self) -> Tensor:
         """Of the filters, [C_out], in float32 at least."""
-        return _widened(self.weight).square().sum((1, 2, 3)).sqrt()
+        return widened(self.weight).square().sum((1, 2, 3)).sqrt()
 
 
 class StandardisedConv2d(Conv2d):
@@ -113,7 +114,7 @@ class StandardisedConv2d(Conv2d):
     each, as in "Weight Standardization" (arXiv 1903.10520). A norm follows that undoes the size."""
 
     def filters(self) -> Tensor:
-        filters = F.layer_norm(_widened(self.weight), self.weight.shape[1:], eps=1e-6)
+        filters = F.layer_norm(widened(self.weight), self.weight.shape[1:], eps=1e-6)
         return filters.to(self.weight.dtype)
 
 
@@ -122,10 +123,6 @@ def normalised_conv(norm: Norm) -> Type[Conv2d]:
     if norm.kind == "weight":
         return WeightNormConv2d
     return StandardisedConv2d if norm.weight_standardisation else Conv2d
-
-
-def _widened(weight: Tensor) -> Tensor:
-    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def same_padding(size: int, kernel: int, stride: int) -> Tuple[int, int]:

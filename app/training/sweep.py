@@ -99,15 +99,17 @@ class Sweep:
     def measure(self, sizes: Sequence[int], out: Path) -> Table:
         """Test at every size and write the table after each, as ``sweep.csv``, .json and .png.
 
-        No sizes are all that suit the network. A table of the same weights that is there already
-        keeps its other sizes. Progress goes to stderr; interrupted, what was
+        No sizes are all that suit the network. A table of the same weights that stands beside
+        the checkpoint keeps its other sizes. Progress goes to stderr; interrupted, what was
         measured is in the files.
 
         Raises:
             ConfigError: a size that the run does not go with.
             CheckpointError: weights of another network, or nothing can be written.
         """
-        stored = read_table(out / "sweep.json")
+        # elsewhere, a table of the same names may be another run's
+        beside = out.resolve() == self.folder.resolve()
+        stored = read_table(out / "sweep.json") if beside else None
         if stored is not None and replace(stored, rows=()) == self.table:
             self.table = stored
         chosen = sorted(set(sizes)) or sweep_sizes(self.run.data.image_size, self._stride)

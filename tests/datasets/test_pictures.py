@@ -221,8 +221,8 @@ def test_content_that_is_no_image_is_refused_by_name() -> None:
     with pytest.raises(DatasetError) as refusal:
         EncodedPicture(b"no image", "train/n01/a.JPEG")
     assert str(refusal.value) == (
-        "train/n01/a.JPEG: cannot be decoded, its format is unknown; replace the image, or take it "
-        "out"
+        "train/n01/a.JPEG: cannot be decoded, it is neither JPEG nor PNG; replace the image, or "
+        "take it out"
     )
 
 

@@ -275,8 +275,7 @@ def test_a_planned_run_hands_its_plan_on(tmp_path: Path) -> None:
         ),
         (
             ["fine_tuning.pipeline.splits=[blocks.9]"],
-            "pipeline.splits: 'blocks.9' is not a module of efficientnet_b0; did you mean "
-            "'blocks'?",
+            "fine_tuning.pipeline.splits: 'blocks.9' is not a module of efficientnet_b0; 'blocks'?",
         ),
     ],
 )

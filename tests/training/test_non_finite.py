@@ -318,5 +318,7 @@ def test_an_epoch_without_a_finite_loss_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil_calls(monkeypatch, {0, 1, 2}, weights=False)
-    with pytest.raises(DivergedError, match=r"^step 3: every loss of the epoch .* checkpoint yet, "):
+    with pytest.raises(
+        DivergedError, match=r"^step 3: every loss of the epoch .* checkpoint yet, "
+    ):
         train(tmp_path, *RUN, "training.non_finite_limit=3")

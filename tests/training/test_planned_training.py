@@ -134,8 +134,8 @@ def test_another_configuration_than_the_planned_one_is_refused(
     error = refusal(resumed, tiny_run("plan=auto", *overrides))
     assert isinstance(error, ConfigError)
     assert str(error) == (
-        f"{resumed}: was started with another configuration ({change}); choose another --out, or "
-        "give the configuration it was started with"
+        f"{resumed}: was started with another configuration ({change}); choose another "
+        "--out, remove it, or give the configuration it was started with"
     )
 
 

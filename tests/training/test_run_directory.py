@@ -93,6 +93,7 @@ def test_only_settings_that_change_no_number_may_change() -> None:
         "data.workers",
         "data.loader",
         "training.keep_checkpoints",
+        "training.non_finite_limit",
     } == MAY_CHANGE
 
 

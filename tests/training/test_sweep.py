@@ -115,6 +115,18 @@ def test_json_is_the_table_and_the_files_stand_beside_the_checkpoint(
     assert json.loads(capsys.readouterr().out) == json.loads((run / "sweep.json").read_text())
 
 
+def test_a_later_sweep_keeps_the_sizes_of_an_earlier_one_beside_the_checkpoint(
+    run: Path, tmp_path: Path
+) -> None:
+    def sizes(asked: List[int], out: Path) -> List[int]:
+        table = Sweep(run, None, "validation", "last", lambda run: None).measure(asked, out)
+        assert read_table(out / "sweep.json") == table
+        return [row.size for row in table.rows]
+
+    assert (sizes([8], run), sizes([16], run)) == ([8], [8, 16])
+    assert (sizes([8], tmp_path), sizes([16], tmp_path)) == ([8], [16])
+
+
 def test_a_size_of_another_remainder_is_warned_of(
     run: Path, tmp_path: Path, capsys: "pytest.CaptureFixture[str]"
 ) -> None:

@@ -15,7 +15,8 @@ from app.nets.norms.proxy import ProxyBatchNorm, ProxyGroupNorm, ProxyScale
 AnyNorm = Union[BatchNorm, GroupNorm, OnlineNorm, FilterResponseNorm, EvoNormS0, ChannelBias]
 
 OWN_EPSILON = 1e-5
-"""Of the norms that bring their own: online, filter response and EvoNorm-S0, as published."""
+"""Of the norms that bring their own: online, filter response and EvoNorm-S0, as in Cerebras's code
+and timm."""
 
 
 class Norms:
