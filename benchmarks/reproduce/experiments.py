@@ -137,7 +137,8 @@ METHODS: Dict[str, Method] = {
             "group size 64, LN+PN",
             _FOLDER / "g64.yml",
             _PAPER / "b0-g16-lnpn-native.yml",
-            ("model.group_size=64", "model.expand_ratio=2"),
+            # B0 has channels that groups of 64 do not divide with another expansion
+            ("model.group_size=64", "model.expand_ratio=4"),
         ),
         Method(
             "native",
