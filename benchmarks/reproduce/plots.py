@@ -212,11 +212,10 @@ def _bars(
         )
         axes.annotate(
             f"{spread.mean:.1f}",
-            (place, spread.mean),
-            xytext=(-9, 0),
+            (place, spread.mean + _deviation(spread)),
+            xytext=(0, 5),
             textcoords="offset points",
-            ha="right",
-            va="center",
+            ha="center",
             fontsize=9,
             color=colour,
         )

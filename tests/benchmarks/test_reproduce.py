@@ -139,7 +139,9 @@ def test_counterparts_share_the_global_batch_and_the_method(key: str) -> None:
     assert run.batching.global_batch == 768
     small, large = run_of(key).model, run.model
     assert (large.norm.kind, large.norm.proxy) == (small.norm.kind, small.norm.proxy)
-    assert (large.group_size, large.expand_ratio) == (small.group_size, small.expand_ratio)
+    assert large.group_size == small.group_size
+    # groups of 64 divide the channels of B0 with an expansion of 4 alone
+    assert large.expand_ratio == (4 if key == "g64" else small.expand_ratio)
     if method.micro_batch == TINY:
         assert run.batching.micro_batch == TINY
 
