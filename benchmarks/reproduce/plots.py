@@ -125,31 +125,49 @@ def _cost(outcomes: Outcomes) -> "Figure | None":
     ]
     if not keys:
         return None
-    figure, axes = _figure(
-        "Accuracy in miniature beside the full-size counterpart's training speed",
-        f"Test accuracy is measured in miniature ({outcomes.setting.dataset}; mean and standard "
-        "deviation over seeds).\nImages/s are simulated: training the EfficientNet-B0 counterpart "
-        "for ImageNet on an IPU-POD16. Two different tasks: a pair is no trade-off curve.\n"
-        "Resolutions were trained for longer; half resolution is fine-tuned at 28 pixels.",
+    figure = _blank(
+        "Accuracy in miniature, and how fast the full-size counterpart trains",
+        f"Left: measured in miniature ({outcomes.setting.dataset}), mean and standard deviation "
+        "over seeds. The two resolutions were trained for longer; half is fine-tuned at 28 pixels."
+        "\nRight: simulated, training the EfficientNet-B0 counterpart for ImageNet on an "
+        "IPU-POD16. Two different tasks: a row is no trade-off.",
+        height=1.6 + 0.36 * len(keys),
     )
-    colours = {"n": _BLUE, "g": _GREEN, "r": _RED}
-    for key in keys:
-        kind = "r" if key in (NATIVE, HALF) else "g" if key in ("g1", "g4", "g64") else "n"
+    accuracy, speed = figure.subplots(1, 2, sharey=True)
+    rows = range(len(keys))
+    colours = [_colour_of(key) for key in keys]
+    for row, key, colour in zip(rows, keys, colours):
         spread = outcomes.at_native_size(key)
         assert spread is not None
-        speed = outcomes.simulated[key].images_per_s / 1e3
-        _bars(axes, [(speed, spread)], colours[kind], "o", "", seeds=False)
-        axes.annotate(
-            METHODS[key].label,
-            (speed, spread.mean),
-            xytext=(7, 5),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=colours[kind],
+        accuracy.errorbar(
+            spread.mean, row, xerr=_deviation(spread), color=colour, marker="o", capsize=4
         )
-    axes.set_xlabel("training of the ImageNet counterpart, thousand images/s (simulated)")
-    axes.margins(x=0.16)
+        accuracy.annotate(
+            f"{spread.mean:.1f}",
+            (spread.mean, row),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=colour,
+        )
+    speeds = [outcomes.simulated[key].images_per_s / 1e3 for key in keys]
+    bars = speed.barh(rows, speeds, color=colours, height=0.6)
+    speed.bar_label(bars, fmt="%.1f", padding=4, fontsize=8.5)
+    _style(accuracy, "test accuracy (%), measured", "x")
+    _style(speed, "thousand images/s, simulated", "x")
+    speed.tick_params(left=False)
+    speed.margins(x=0.12)
+    accuracy.margins(x=0.15)
+    accuracy.set_yticks(rows, [METHODS[key].label for key in keys])
+    accuracy.set_ylim(len(keys) - 0.5, -0.6)  # the first method on top
     return figure
+
+
+def _colour_of(key: str) -> str:
+    if key in (NATIVE, HALF):
+        return _RED
+    return _GREEN if key in GROUPS and METHODS[key].config.stem != "base" else _BLUE
 
 
 _PICTURES: Dict[str, Callable[[Outcomes], "Figure | None"]] = {
@@ -161,23 +179,33 @@ _PICTURES: Dict[str, Callable[[Outcomes], "Figure | None"]] = {
 
 
 def _figure(title: str, footnote: str) -> "Tuple[Figure, Axes]":
+    figure = _blank(title, footnote)
+    axes = figure.subplots()
+    _style(axes, "test accuracy (%), measured", "y")
+    axes.margins(y=0.15)
+    return figure, axes
+
+
+def _blank(title: str, footnote: str, height: float = 5) -> "Figure":
     # matplotlib takes a second to import, and only this needs it; pyplot would keep global state
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(9, 5), dpi=130, layout=layout)
+    figure = Figure(figsize=(9, height), dpi=130, layout=layout)
     figure.suptitle(title, fontsize=13, fontweight="bold")
     figure.supxlabel(footnote, fontsize=8, color="0.35", x=0.012, ha="left")
-    axes = figure.subplots()
-    axes.set_ylabel("test accuracy (%), measured")
+    return figure
+
+
+def _style(axes: "Axes", label: str, values: str) -> None:
+    """Label the axis of the values, "x" or "y", and draw a grid behind."""
+    axes.set(**{f"{values}label": label})
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.margins(y=0.15)
-    return figure, axes
 
 
 def _bars(
@@ -186,7 +214,6 @@ def _bars(
     colour: str,
     marker: str,
     label: str,
-    seeds: bool = True,
 ) -> None:
     places = [place for place, _ in points]
     axes.errorbar(
@@ -200,7 +227,7 @@ def _bars(
         capsize=4,
         label=label or None,
     )
-    for place, spread in points if seeds else ():
+    for place, spread in points:
         axes.plot(
             [place + 0.07] * len(spread.values),
             spread.values,
