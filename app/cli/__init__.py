@@ -12,12 +12,12 @@ import sys
 import traceback
 from typing import Sequence
 
-from app.cli import config, diagnose, plan, simulate, train, validate
+from app.cli import benchmark, config, diagnose, plan, simulate, train, validate
 from app.errors import AppError
 
 __all__ = ["main"]
 
-_VERBS = (train, validate, plan, simulate, diagnose, config)
+_VERBS = (train, validate, plan, simulate, benchmark, diagnose, config)
 _OBJECTS = 500_000
 """Objects between two searches for garbage: a program is a graph of many small objects that live to
 the end, and searching them over and over takes a fifth of the time."""

@@ -1,0 +1,185 @@
+"""Run jobs, each once; what is finished stays, and is not run again while its sources are the
+same."""
+
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+
+from tqdm import tqdm
+
+from app.errors import AppError
+from benchmarks.suite.jobs import Job, Result
+
+__all__ = ["Failure", "Outcome", "Store", "run_jobs"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SOURCES = ("app/**/*.py", "app/**/*.yml", "ipu_configs/**/*.yml", "benchmarks/*.py",
+            "benchmarks/published/*", "datasets/*.py")  # fmt: skip
+"""Files that any result may depend on, beside the module of its own job."""
+_PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that raised."""
+
+    job: Job
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.job}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of the jobs that ended, and the failures."""
+
+    results: Dict[Job, Result]
+    failures: List[Failure]
+
+
+class Store:
+    """Results as files of a folder, one for each job, good for the sources they were made with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, job: Job) -> Optional[Result]:
+        """The result, if it is there and nothing it depends on has changed since."""
+        try:
+            kept = json.loads(self._path(job).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(kept, dict) or kept.get("made_with") != _made_with(job.module):
+            return None
+        result: Result = kept["result"]
+        return result
+
+    def put(self, job: Job, result: Result, seconds: float) -> None:
+        """Keep a result."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "function": job.function,
+            "arguments": json.loads(job.arguments),
+            "seconds": round(seconds, 3),
+            "made_with": _made_with(job.module),
+            "result": result,
+        }
+        whole, part = self._path(job), self._path(job).with_suffix(".part")
+        part.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        part.replace(whole)
+
+    def _path(self, job: Job) -> Path:
+        return self._folder / f"{job.key}.json"
+
+
+def run_jobs(jobs: Iterable[Job], store: Store, workers: int) -> Outcome:
+    """Run what the store does not have: so many at a time, then those that want to be alone.
+
+    Interrupted, what has ended is in the store.
+    """
+    wanted = list(dict.fromkeys(jobs))
+    kept = {job: store.get(job) for job in wanted}
+    results = {job: result for job, result in kept.items() if result is not None}
+    missing = [job for job in wanted if job not in results]
+    failures: List[Failure] = []
+    progress: tqdm[Any] = tqdm(
+        total=len(wanted), initial=len(results), desc="benchmark", unit="job",
+        file=sys.stderr, dynamic_ncols=True, disable=None,
+    )  # fmt: skip
+    with progress:
+        for batch, at_once in (
+            ([job for job in missing if not job.alone], workers),
+            ([job for job in missing if job.alone], 1),
+        ):
+            for job, result in _run(batch, at_once, store, progress):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                    progress.write(str(result), file=sys.stderr)
+                else:
+                    results[job] = result
+    return Outcome(results, failures)
+
+
+def _run(
+    jobs: Sequence[Job], workers: int, store: Store, progress: "tqdm[Any]"
+) -> "Iterable[Tuple[Job, Union[Result, Failure]]]":
+    if not jobs:
+        return
+    # spawned: torch's threads and a fork do not go together. Two threads for what is alone
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _quiet) as pool:
+        running: Dict[Future[Tuple[Result, float]], Job] = {}
+        waiting = list(jobs)
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.pop(0)
+                    running[pool.submit(_timed, job)] = job
+                progress.set_postfix_str(str(next(iter(running.values()))), refresh=True)
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    job = running.pop(future)
+                    yield job, _result_of(job, future, store)
+                    progress.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _result_of(
+    job: Job, future: "Future[Tuple[Result, float]]", store: Store
+) -> Union[Result, Failure]:
+    try:
+        result, seconds = future.result()
+    except AppError as error:
+        return Failure(job, str(error))
+    except Exception as error:  # one broken job must not take the others' results away
+        return Failure(job, f"{type(error).__name__}: {error}")
+    store.put(job, result, seconds)
+    return result
+
+
+def _quiet() -> None:
+    """Ctrl-C is for the process that waits; it ends these."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _timed(job: Job) -> Tuple[Result, float]:
+    started = time.perf_counter()
+    # through JSON: the same values, whether a result is fresh or was kept
+    result = json.loads(json.dumps(job.run()))
+    return result, time.perf_counter() - started
+
+
+@lru_cache(maxsize=None)
+def _made_with(module: str) -> str:
+    """Digest of the sources and versions that a job of this module depends on."""
+    digest = hashlib.sha256()
+    spec = importlib.util.find_spec(module)
+    own = [Path(spec.origin)] if spec and spec.origin else []
+    for path in [*own, *_sources()]:
+        digest.update(os.path.relpath(path, _ROOT).encode())
+        digest.update(path.read_bytes())
+    for package in _PACKAGES:
+        digest.update(f"{package} {version(package)}".encode())
+    digest.update(platform.python_version().encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=None)
+def _sources() -> Tuple[Path, ...]:
+    return tuple(sorted(path for pattern in _SOURCES for path in _ROOT.glob(pattern)))
