@@ -189,9 +189,12 @@ def _longer_runs(outcomes: Outcomes) -> str:
     if native is None or others is None or native.training == others.training:
         return ""
     averaged = "averaged" if native.training.average_decay else "last"
+    crops, whole = "", ""
+    if native.augmentation.resized_crop and not others.augmentation.resized_crop:
+        crops, whole = " on random crops", " on whole images"
     return (
-        f" The two resolutions were trained for {native.training.epochs} epochs and have "
-        f"{averaged} weights, the others for {others.training.epochs}."
+        f" The two resolutions were trained for {native.training.epochs} epochs{crops} and have "
+        f"{averaged} weights, the others for {others.training.epochs}{whole}."
     )
 
 

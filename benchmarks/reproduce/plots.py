@@ -128,7 +128,7 @@ def _cost(outcomes: Outcomes) -> "Figure | None":
     figure = _blank(
         "Accuracy in miniature, and how fast the full-size counterpart trains",
         f"Left: measured in miniature ({outcomes.setting.dataset}), mean and standard deviation "
-        "over seeds. The two resolutions were trained for longer; half is fine-tuned at 28 pixels."
+        "over seeds. The two resolutions were trained on crops; half is fine-tuned at 28 pixels."
         "\nRight: simulated, training the EfficientNet-B0 counterpart for ImageNet on an "
         "IPU-POD16. Two different tasks: a row is no trade-off.",
         height=1.6 + 0.36 * len(keys),
