@@ -162,7 +162,6 @@ SLOPES: Dict[str, Callable[..., Any]] = {
     "relu": lambda y: y > 0,
     "sigmoid": lambda y: y * (1 - y),
     "tanh": lambda y: 1 - y * y,
-    "rsqrt": lambda y: -0.5 * y**3,
     "silu": lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))),
     "softplus": _sigmoid,
 }

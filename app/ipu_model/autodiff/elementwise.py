@@ -19,7 +19,7 @@ LOG_2, LOG_10 = log(2), log(10)
 _FILE = "app/ipu_model/autodiff/elementwise.py"
 
 # popart willow/src/op/NAME.cpp says whether the gradient operation reads the result or the operand
-FROM_RESULT = ("relu", "relu6", "hardtanh", "clamp", "sigmoid", "tanh", "rsqrt")
+FROM_RESULT = ("relu", "relu6", "hardtanh", "clamp", "sigmoid", "tanh")
 FROM_OPERAND = (
     "silu",
     "gelu",

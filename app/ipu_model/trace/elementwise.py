@@ -17,14 +17,14 @@ _UNARY_ATTRIBUTES: Dict[str, Dict[str, str]] = {
 _UNARY = (
     "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "erfinv", "exp", "exp2", "expm1",
     "floor", "frac", "hardsigmoid", "hardswish", "isinf", "isnan", "log", "log10", "log1p", "log2",
-    "log_sigmoid", "logical_not", "mish", "neg", "reciprocal", "relu", "round", "rsqrt", "sigmoid",
+    "log_sigmoid", "logical_not", "mish", "neg", "reciprocal", "relu", "round", "sigmoid",
     "sign", "silu", "sin", "sinh", "sqrt", "square", "tan", "tanh", "trunc", *_UNARY_ATTRIBUTES,
 )  # fmt: skip
 _ARITHMETIC = ("mul", "div", "remainder", "fmod", "maximum", "minimum", "atan2", "floor_divide")
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor")
 _BITWISE = ("bitwise_and", "bitwise_or", "bitwise_xor")
-# powers that popart's patterns turn into an operation of their own
-_POWERS = {2.0: "square", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal"}
+# powers that popart's patterns turn into operations of their own, one after the other
+_POWERS = {2.0: ("square",), 0.5: ("sqrt",), -0.5: ("sqrt", "reciprocal"), -1.0: ("reciprocal",)}
 
 _Operand = Union[int, Number]
 
@@ -37,6 +37,13 @@ def _unary(call: Call) -> Results:
     if call.type.floating:
         x = call.to.cast(x, call.type)
     return call.emit("unary", (x,), function=call.name, **attributes)
+
+
+@rule("rsqrt")
+def _rsqrt(call: Call) -> Results:
+    """Two operations (poptorch source/popart_canonicalization/UnaryOps.cpp)."""
+    root = call.to.unary("sqrt", call.to.cast(call.id("self"), call.type))
+    return call.to.unary("reciprocal", root)
 
 
 @rule("bitwise_not")
@@ -149,7 +156,9 @@ def _power(call: Call) -> Results:
     if exponent == 1:
         return x
     if float(exponent) in _POWERS:
-        return call.to.unary(_POWERS[float(exponent)], x)
+        for function in _POWERS[float(exponent)]:
+            x = call.to.unary(function, x)
+        return x
     return _emit_binary(call, "pow", x, Number(exponent))
 
 

@@ -70,7 +70,6 @@ COMPOSED_GRADS: Dict[str, Tuple[str, ...]] = {
     "log1p": (":add", "::div"),
     "log_sigmoid": ("neg", "sigmoid", "::mul"),
     "mish": ("exp", ":add", "log", "tanh", "sigmoid", "::mul", "::mul", "::add", "::mul"),
-    "rsqrt": (":pow", ":mul", "::mul"),
     "softplus": ("sigmoid", "::mul"),
 }
 _VERTEX_GRADS = frozenset({"relu", "sigmoid", "tanh", "silu", "gelu"})
