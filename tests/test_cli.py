@@ -35,7 +35,15 @@ RUN_FILES = sorted(
 )
 
 SURFACE = {
-    "train": {"--config", "--set", "--out", "--backend", "-v", "--verbose"},
+    "train": {
+        "--config",
+        "--set",
+        "--out",
+        "--backend",
+        "--compile-only",
+        "-v",
+        "--verbose",
+    },
     "validate": {
         "--checkpoint",
         "--config",
@@ -48,6 +56,16 @@ SURFACE = {
         "--out",
         "--json",
         "--backend",
+        "-v",
+        "--verbose",
+    },
+    "benchmark": {
+        "--only",
+        "--out",
+        "--fast",
+        "--check",
+        "--accept",
+        "--workers",
         "-v",
         "--verbose",
     },
@@ -68,7 +86,18 @@ SURFACE = {
         "-v",
         "--verbose",
     },
-    "simulate": {"--config", "--set", "--mode", "--json", "--report", "-v", "--verbose"},
+    "simulate": {
+        "--config",
+        "--set",
+        "--mode",
+        "--json",
+        "--report",
+        "--baseline",
+        "--write-baseline",
+        "--tolerance",
+        "-v",
+        "--verbose",
+    },
     "diagnose": {
         "--config",
         "--set",

@@ -12,6 +12,7 @@ PARTS = ("app", "datasets", "benchmarks")
 BELOW_THE_TORCH_LINE = (
     "app.errors",
     "app.backend",
+    "app.baseline",
     "app.cli",
     "app.diagnostics.moments",
     "app.diagnostics.results",
@@ -65,10 +66,11 @@ SIMULATION = tuple(
 MAY_IMPORT = {
     "app.errors": (),
     "app.backend": ("app.errors",),
+    "app.baseline": ("app.errors", "app.ipu_model.calibration", "app.ipu_model.simulation"),
     "app.config": ("app.errors", "app.config"),
     "app.nets": ("app.errors", "app.config", "app.nets"),
     "app.ipu_model": ("app.errors", "app.config", "app.ipu_model"),
-    "app.sdk": ("app.backend", "app.ipu_model"),
+    "app.sdk": ("app.errors", "app.backend", "app.ipu_model"),
     "app.simulate": (
         "app.errors",
         "app.config",
