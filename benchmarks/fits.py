@@ -56,8 +56,8 @@ def largest_fitting(
     return low
 
 
-def evaluate(row: Mapping[str, str]) -> FitsRow:
-    """Judge one row."""
+def evaluate(row: Mapping[str, str], search: bool = True) -> FitsRow:
+    """Judge one row; the largest micro-batch that fits is looked for if `search`."""
     name = row.get("id") or "row"
     ran, failed = None, None
     try:
@@ -76,7 +76,7 @@ def evaluate(row: Mapping[str, str]) -> FitsRow:
             return verdicts[micro_batch]
 
         ceiling = failed if failed and not fits(failed) else _LARGEST_TRIED + 1
-        largest = largest_fitting(fits, ran or failed or 1, ceiling)
+        largest = largest_fitting(fits, ran or failed or 1, ceiling) if search else None
     except NOT_EXPRESSIBLE as error:
         return FitsRow(name, None, ran, None, None, problem=str(error))
     fits_ran = fits(ran) if ran else None
@@ -85,7 +85,7 @@ def evaluate(row: Mapping[str, str]) -> FitsRow:
         id=name,
         predicted=largest,
         published=ran,
-        error=error_of(largest, ran),
+        error=None if largest is None else error_of(largest, ran),
         fits=fits_ran,
         oom_fits=fits_failed,
         agrees=fits_ran is not False and fits_failed is not True,

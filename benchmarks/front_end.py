@@ -117,7 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     overhead = measure(options.rounds)
     if options.json:
-        print(json.dumps({"torch": torch.__version__, **asdict(overhead)}))
+        made = {"torch": torch.__version__, "threads": torch.get_num_threads(), "target": TARGET}
+        print(json.dumps({**made, **asdict(overhead)}))
     else:
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; all measured\n")
         print("| front end | loop | overhead | quartiles | target |")

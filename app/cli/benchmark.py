@@ -25,10 +25,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--check", action="store_true",
-        help="exit with 4, and say what moved, where figures differ from benchmarks/expected.json",
+        help="exit with 4, and say what moved, where figures differ from benchmarks/figures.json",
     )  # fmt: skip
     parser.add_argument(
-        "--accept", action="store_true", help="write the figures to benchmarks/expected.json"
+        "--accept", action="store_true", help="write the figures to benchmarks/figures.json"
+    )
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="bring the sections' pages and pictures in docs/ up to date",
     )
     parser.add_argument(
         "--workers", type=int, default=2, metavar="N", help="simulations at a time (2)"
@@ -52,6 +57,7 @@ def run_verb(options: argparse.Namespace) -> int:
             scope="fast" if options.fast else "all",
             check=options.check,
             accept=options.accept,
+            write=options.write,
             workers=max(1, options.workers),
         )
     )

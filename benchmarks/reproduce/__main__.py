@@ -31,11 +31,19 @@ from benchmarks.reproduce.experiments import (
     counterparts_of,
     trials_of,
 )
-from benchmarks.reproduce.jobs import DENORMALISATION, diagnosis_job, simulation_job, training_job
+from benchmarks.reproduce.jobs import (
+    DENORMALISATION,
+    diagnosis_job,
+    read_json,
+    simulation_job,
+    training_job,
+)
 from benchmarks.reproduce.outcomes import read_outcomes
 from benchmarks.reproduce.page import replace_generated, tables
 from benchmarks.reproduce.plots import draw_all
+from benchmarks.reproduce.record import figures_of
 from benchmarks.reproduce.running import Failure, run_jobs
+from benchmarks.suite import gate
 from datasets import open_dataset
 
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -80,6 +88,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     print(f"\ntables {out / 'results.md'}, figures {out / 'results.json'}, pictures in {out}")
     if options.write and not failures:
         _write(text, pictures)
+        diagnosis = read_json(out / DENORMALISATION / f"{DENORMALISATION}.json")
+        gate.accept(figures_of(outcomes, diagnosis))
     return _report(failures)
 
 

@@ -5,6 +5,7 @@ from shapes; *derived* from the others by the arithmetic that the text names.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, List, Literal, Mapping, Optional, Sequence, Union
 
 from benchmarks.suite.jobs import Job, Results
@@ -131,3 +132,5 @@ class Section:
     """What it needs; in "fast", nothing that measures time and no more than a minute's worth."""
     chapter: Callable[[Results], Chapter]
     """What it says of the results; works with some of them missing."""
+    write: Optional[Callable[[Chapter, Path], None]] = None
+    """Brings its page and pictures in the folder of the documentation up to date."""

@@ -1,19 +1,21 @@
-"""The gate: named figures, held to what is committed.
+"""The figures of record, and the gate that holds new ones to them.
 
-``benchmarks/expected.json`` has them with their tolerances: a share of the value, or bounds.
+``benchmarks/figures.json`` has every named figure that the documentation may quote. Simulated and
+counted ones have a tolerance, and must not move; measured ones differ from machine to machine and
+are kept as they were seen.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from app.errors import ConfigError
-from benchmarks.suite.chapters import Quantity
+from benchmarks.suite.chapters import Origin, Quantity
 
-__all__ = ["EXPECTED", "Expectation", "Moved", "accept", "moved", "read_expected"]
+__all__ = ["EXPECTED", "Expectation", "Moved", "accept", "held", "moved", "read_expected"]
 
-EXPECTED = Path(__file__).parents[1] / "expected.json"
+EXPECTED = Path(__file__).parents[1] / "figures.json"
 SIMULATED_TOLERANCE = 1e-6
 """Simulated figures repeat bit for bit on one machine; versions of NumPy may round differently."""
 
@@ -24,8 +26,9 @@ class Expectation:
 
     value: float
     unit: str
-    tolerance: float
-    """Largest difference, as a share of ``value``."""
+    origin: Origin
+    tolerance: Optional[float] = None
+    """Largest difference, as a share of ``value``; None: it is not held to anything."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,26 @@ class Moved:
         change = self.now / self.expected.value - 1 if self.expected.value else float("inf")
         return (
             f"{self.name}: {self.now:g} {self.expected.unit} where {before} is expected "
-            f"({change:+.2%}, allowed {self.expected.tolerance:.4%})"
+            f"({change:+.2%}, allowed {self.expected.tolerance or 0:.4%})"
         )
 
 
-def moved(
-    quantities: Sequence[Quantity], expected: Mapping[str, Expectation], sections: Sequence[str]
-) -> List[Moved]:
-    """What of these sections is not as committed."""
+def held(expected: Mapping[str, Expectation], sections: Sequence[str]) -> Dict[str, Expectation]:
+    """What of these sections must not move."""
+    return {
+        name: each
+        for name, each in expected.items()
+        if each.tolerance is not None and name.partition("/")[0] in sections
+    }
+
+
+def moved(quantities: Sequence[Quantity], expected: Mapping[str, Expectation]) -> List[Moved]:
+    """What is not as committed."""
     now = {each.name: each.value for each in quantities}
     found = []
     for name, expectation in expected.items():
-        if name.partition("/")[0] not in sections:
-            continue
         value = now.get(name)
-        allowed = abs(expectation.value) * expectation.tolerance
+        allowed = abs(expectation.value) * (expectation.tolerance or 0)
         if value is None or not abs(value - expectation.value) <= allowed:
             found.append(Moved(name, expectation, value))
     return found
@@ -77,17 +85,17 @@ def read_expected(path: Path = EXPECTED) -> Dict[str, Expectation]:
 
 
 def accept(quantities: Sequence[Quantity], path: Path = EXPECTED) -> int:
-    """Commit simulated and counted figures as they are now; returns how many.
+    """Make figures those of record; returns how many there are then.
 
-    Figures of the file that are not among these stay, and so do tolerances. Measured figures differ
-    from machine to machine and are left out.
+    Figures of the file that are not among these stay, and so do tolerances.
     """
     kept: Dict[str, Expectation] = read_expected(path) if path.is_file() else {}
     for each in quantities:
-        if each.origin != "measured":
-            before = kept.get(each.name)
-            tolerance = before.tolerance if before else SIMULATED_TOLERANCE
-            kept[each.name] = Expectation(each.value, each.unit, tolerance)
-    written: Dict[str, Any] = {name: vars(kept[name]) for name in sorted(kept)}
-    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    return len(written)
+        before = kept.get(each.name)
+        usual = None if each.origin == "measured" else SIMULATED_TOLERANCE
+        tolerance = before.tolerance if before else usual
+        kept[each.name] = Expectation(each.value, each.unit, each.origin, tolerance)
+    # a line for each figure: a change of one is a line of the diff
+    lines = [f" {json.dumps(name)}: {json.dumps(vars(kept[name]))}" for name in sorted(kept)]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    return len(lines)

@@ -1,6 +1,7 @@
 """Run jobs, each once; what is finished stays, and is not run again while its sources are the
 same."""
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
@@ -24,9 +26,9 @@ from benchmarks.suite.jobs import Job, Result
 __all__ = ["Failure", "Outcome", "Store", "run_jobs"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-_SOURCES = ("app/**/*.py", "app/**/*.yml", "ipu_configs/**/*.yml", "benchmarks/*.py",
-            "benchmarks/published/*", "datasets/*.py")  # fmt: skip
-"""Files that any result may depend on, beside the module of its own job."""
+_SOURCES = ("app/**/*.py", "app/**/*.yml", "ipu_configs/**/*.yml", "datasets/*.py",
+            "benchmarks/published/*")  # fmt: skip
+"""Files that any result may depend on, beside the job's module and what it imports."""
 _PACKAGES = ("torch", "torchvision", "numpy")
 
 
@@ -57,11 +59,12 @@ class Store:
 
     def get(self, job: Job) -> Optional[Result]:
         """The result, if it is there and nothing it depends on has changed since."""
+        made_with = _made_with(job.module)  # as sources are now, before anything runs
         try:
             kept = json.loads(self._path(job).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if not isinstance(kept, dict) or kept.get("made_with") != _made_with(job.module):
+        if not isinstance(kept, dict) or kept.get("made_with") != made_with:
             return None
         result: Result = kept["result"]
         return result
@@ -169,15 +172,39 @@ def _timed(job: Job) -> Tuple[Result, float]:
 def _made_with(module: str) -> str:
     """Digest of the sources and versions that a job of this module depends on."""
     digest = hashlib.sha256()
-    spec = importlib.util.find_spec(module)
-    own = [Path(spec.origin)] if spec and spec.origin else []
-    for path in [*own, *_sources()]:
+    for path in [*_modules_below(module), *_sources()]:
         digest.update(os.path.relpath(path, _ROOT).encode())
         digest.update(path.read_bytes())
     for package in _PACKAGES:
         digest.update(f"{package} {version(package)}".encode())
     digest.update(platform.python_version().encode())
     return digest.hexdigest()
+
+
+def _modules_below(module: str) -> List[Path]:
+    """The files of a module and of all that it imports from outside of `_SOURCES`, and they in
+    turn: how results are shown does not belong to them."""
+    found: Dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        spec = _spec(name)
+        if name in found or spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        tree = ast.parse(found[name].read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [f"{node.module}.{each.name}" for each in node.names]
+                waiting += [node.module, *names] if node.module.startswith("benchmarks") else []
+    return [found[name] for name in sorted(found)]
+
+
+def _spec(name: str) -> Optional[ModuleSpec]:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # a name that is imported from a module
+        return None
 
 
 @lru_cache(maxsize=None)

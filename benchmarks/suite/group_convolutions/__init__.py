@@ -1,0 +1,1 @@
+"""Grouped convolutions one by one: which are taken, simulated on IPUs and measured here."""
