@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from app.config.loader import dump
+from app.config.loader import load_text
 from app.errors import AppError
 from app.training import metrics as metrics_file
 from app.training.resolutions import read_table
@@ -50,9 +50,12 @@ def is_trained(trial: Trial, out: Path) -> bool:
     """Whether a folder holds this very run, tested and fine-tuned at every size."""
     folder, run = folder_of(trial, out), trial.run
     config = folder / "config.yml"
-    if not config.is_file() or config.read_text(encoding="utf-8") != dump(run):
+    if not config.is_file():
         return False
     try:
+        # settings that have been added since have their defaults in both
+        if load_text(config.read_text(encoding="utf-8"), str(config)) != run:
+            return False
         records = metrics_file.read(folder / "metrics.jsonl")
     except AppError:  # `train` says what is wrong with it
         return False

@@ -34,7 +34,7 @@ def pictures(
     def efficiency(theme: Theme) -> "Figure":
         return _efficiency(theme, networks, growing, held)
 
-    return [
+    found = [
         Picture(
             "throughput",
             "Training throughput over the number of IPUs",
@@ -42,16 +42,21 @@ def pictures(
             "accumulation on larger systems. Straight lines: throughput is close to proportional "
             "to IPUs.",
             throughput,
-        ),
-        Picture(
-            "efficiency",
-            "Parallel efficiency",
-            "Derived from simulated throughputs. Left, each replica's work stays the same; right, "
-            "it shrinks as more replicas share the same global batch. Beyond 64 IPUs gateways join "
-            "the racks. Bow systems lose a little more: they compute faster over the same links.",
-            efficiency,
-        ),
+        )
     ]
+    if numbers([*growing, *held], "efficiency"):
+        found.append(
+            Picture(
+                "efficiency",
+                "Parallel efficiency",
+                "Derived from simulated throughputs. With constant work each replica does the same "
+                "whatever the system; with a constant global batch it does less the more share it. "
+                "Beyond 64 IPUs gateways join the racks. Bow systems lose a little more: they "
+                "compute faster over the same links.",
+                efficiency,
+            )
+        )
+    return found
 
 
 def numbers(rows: Rows, key: str) -> List[float]:
@@ -84,10 +89,11 @@ def _throughput(
 
 def _efficiency(theme: Theme, networks: Mapping[str, str], growing: Rows, held: Rows) -> "Figure":
     figure = blank(theme, 9, 4.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    titles = ("constant work per replica", "constant global batch")
+    titled = (("constant work per replica", growing), ("constant global batch", held))
+    drawn = [(title, rows) for title, rows in titled if numbers(rows, "efficiency")]
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
     label = "throughput per IPU, % of that\non 4 IPUs, derived from simulated"
-    for axes, rows, title in zip(panels, (growing, held), titles):
+    for axes, (title, rows) in zip(panels, drawn):
         there = [row for row in rows if row["family"] == "Mk2"]
         _plot(axes, theme, networks, there, "efficiency", 1)
         if axes is panels[0]:

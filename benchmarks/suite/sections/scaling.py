@@ -5,6 +5,7 @@ global batch stays the same and every replica accumulates fewer micro-batches.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from app.config import find_system
@@ -83,7 +84,7 @@ def resized(row: Row, system: str, global_batch: Optional[int] = None) -> Dict[s
 
     Each replica accumulates as before, or, with a global batch, as often as that takes.
     """
-    ipus = find_system(system).ipus
+    ipus = _ipus(system)
     replicas = ipus // int(row["stages"])
     accumulation = row["grad_accum"]
     if global_batch is not None:
@@ -97,6 +98,11 @@ def resized(row: Row, system: str, global_batch: Optional[int] = None) -> Dict[s
     published = ("throughput_img_s", "latency_ms", "source", "confidence")
     kept = {name: value for name, value in changed.items() if name not in published}
     return {**kept, "id": f"{row['id']} on {system}"}
+
+
+@lru_cache(maxsize=None)
+def _ipus(system: str) -> int:
+    return find_system(system).ipus
 
 
 def _points(scope: Scope) -> List[Point]:
@@ -248,7 +254,6 @@ def _published_rows(results: Results) -> List[Dict[str, Cell]]:
 
 
 _PUBLISHED_COLUMNS = (
-    Column("id", "row"),
     Column("system", "system"),
     Column("sdk", "SDK"),
     Column("batching", "micro-batch x accumulation"),
@@ -256,8 +261,9 @@ _PUBLISHED_COLUMNS = (
     Column("published", "throughput", "published", "images/s", ",.0f"),
     Column("simulated", "throughput", "simulated", "images/s", ",.0f"),
     Column("error", "error", "derived", "%", "+.1f"),
-    Column("published_per_ipu", "of an IPU, published", "derived", "images/s", ",.0f"),
-    Column("simulated_per_ipu", "of an IPU, simulated", "derived", "images/s", ",.0f"),
+    Column("published_per_ipu", "per IPU, published", "derived", "images/s", ",.0f"),
+    Column("simulated_per_ipu", "simulated", "derived", "images/s", ",.0f"),
+    Column("id", "row"),
 )
 
 
@@ -278,7 +284,7 @@ def _lead(
             "With constant work per replica – the same micro-batch and accumulation, so that the "
             "global batch grows with the system – each of 256 IPUs does "
             f"**{min(efficiencies):.1f} to {max(efficiencies):.1f} %** of what each of 4 does. "
-            f"The rest goes to the all-reduce of gradients, {min(shares):.1f} to "
+            f"What is lost goes to longer all-reduces of gradients, {min(shares):.1f} to "
             f"{max(shares):.1f} % of a weight update there."
         )
     kept = [
@@ -288,7 +294,7 @@ def _lead(
     ]
     if kept:
         said.append(
-            "With the global batch held, every update has less work beside its all-reduce: at 256 "
+            "With the global batch held, an update has less work to carry its cost: at 256 "
             f"IPUs {' and '.join(kept)}."
         )
     said += [
