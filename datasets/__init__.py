@@ -14,6 +14,7 @@ from datasets.evaluation import PADDING_LABEL, EvaluationSet
 from datasets.fashion_mnist import open_fashion_mnist
 from datasets.generated import open_generated, open_synthetic
 from datasets.imagenet import open_imagenet
+from datasets.notes import NoteLog, summary
 from datasets.policies import autoaugment_policy
 from datasets.shapes import ImageShape, image_shape
 from datasets.split import ChosenSplit, ImageDataset, ImageSplit, Item, StoredSplit
@@ -26,12 +27,14 @@ __all__ = [
     "ImageShape",
     "ImageSplit",
     "Item",
+    "NoteLog",
     "StoredSplit",
     "StreamSampler",
     "TrainingStream",
     "autoaugment_policy",
     "image_shape",
     "open_dataset",
+    "summary",
 ]
 
 _OPENERS: Dict[str, Callable[[Data], ImageDataset]] = {

@@ -15,9 +15,10 @@ class BoundingBoxes:
     """The rectangles of every image of a split; an image without any has all of itself.
 
     ``path`` holds lines of ``file name, xmin, ymin, xmax, ymax``, the last four as shares of the
-    image's width and height, without a heading; a file name has no folder, and several lines may
-    name it. ``file_names`` are the split's, in its order; lines of other files are left out.
-    Raises ``DatasetError`` for a line that says something else, and when no line names an image.
+    image's width and height, without a heading. A file name has no folder, its ending does not
+    matter (shards have .jpg for ImageNet's .JPEG), and several lines may name it. ``file_names``
+    are the split's, in its order; lines of other files are left out. Raises ``DatasetError`` for a
+    line that says something else, and when no line names an image.
     """
 
     def __init__(self, path: Path, file_names: Sequence[str]) -> None:
@@ -26,10 +27,11 @@ class BoundingBoxes:
         owners, edges = array("q"), array("d")
         named = False
         for name, shares in _read(path):
-            named = named or name in index_of
+            index = index_of.get(_stem(name))
+            named = named or index is not None
             covers = shares[0] < shares[2] and shares[1] < shares[3]
-            if name in index_of and covers:
-                owners.append(index_of[name])
+            if index is not None and covers:
+                owners.append(index)
                 edges.extend(shares)
         if not named:
             raise DatasetError(
@@ -52,12 +54,16 @@ class BoundingBoxes:
 def _index_of(path: Path, file_names: Sequence[str]) -> Dict[str, int]:
     index_of: Dict[str, int] = {}
     for index, name in enumerate(file_names):
-        if index_of.setdefault(name, index) != index:
+        if index_of.setdefault(_stem(name), index) != index:
             raise DatasetError(
                 f"augmentation.bounding_boxes {path}: goes by file names, and two training images "
                 f"are called {name}; rename one, or leave bounding boxes out"
             )
     return index_of
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
 
 
 def _read(path: Path) -> Iterator[Tuple[str, Shares]]:

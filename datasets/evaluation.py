@@ -3,14 +3,19 @@
 import torch
 from torch.utils.data import Dataset
 
+from datasets.notes import UnreadableImageError
 from datasets.split import ImageSplit, Item
 
 PADDING_LABEL = -1
-"""Label of the images that only fill up the last batch; it equals no class."""
+"""Label of images that do not count: those that fill up the last batch, and those that cannot be
+read. It equals no class."""
 
 
 class EvaluationSet(Dataset[Item]):
-    """A split in order, then black images of ``PADDING_LABEL`` to a multiple of ``multiple_of``."""
+    """A split in order, then black images of ``PADDING_LABEL`` to a multiple of ``multiple_of``.
+
+    Such an image also stands in the place of one that cannot be read.
+    """
 
     def __init__(self, split: ImageSplit, multiple_of: int) -> None:
         if multiple_of < 1:
@@ -27,4 +32,12 @@ class EvaluationSet(Dataset[Item]):
         """Image, uint8 [C, S, S], and label, int64 []."""
         if not 0 <= index < self._length:
             raise IndexError(f"item {index} of {self._length}")
-        return self._split[index] if index < len(self._split) else self._padding
+        if index >= len(self._split):
+            return self._padding
+        try:
+            return self._split[index]
+        except UnreadableImageError:
+            return self._padding
+        finally:
+            if self._split.log is not None:
+                self._split.log.commit(index)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from app.errors import ConfigError
 from datasets.draws import permutation
+from datasets.notes import NoteLog
 from datasets.pictures import Picture, PixelPicture, prepare
 
 Item = Tuple[Tensor, Tensor]
@@ -35,6 +36,9 @@ class ImageSplit(Dataset[Item], ABC):
     """C."""
     image_size: int
     """S."""
+    log: Optional[NoteLog] = None
+    """What was odd about the files; None where the images are not in files of their own. Whoever
+    asks for an image commits what was found for it."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -44,7 +48,7 @@ class ImageSplit(Dataset[Item], ABC):
     def __getitem__(self, index: int) -> Item:
         """Image ``index`` as a test sees it, and its label; always the same.
 
-        ``IndexError`` at ``len`` and beyond.
+        ``IndexError`` at ``len`` and beyond, ``UnreadableImageError`` when the file is no image.
         """
 
     @abstractmethod
@@ -98,7 +102,7 @@ class ChosenSplit(ImageSplit):
                 f"data.train_images: the training split has {len(split)} images, got {count}; "
                 "lower it, or leave it out for all of them"
             )
-        self.channels, self.image_size = split.channels, split.image_size
+        self.channels, self.image_size, self.log = split.channels, split.image_size, split.log
         self._split = split
         self._indices = permutation(SPLIT_SEED, _CHOSEN, len(split))[:count]
 

@@ -11,21 +11,27 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from app.config.schema import Augmentation
+from app.errors import DatasetError
 from datasets.augmentation import Augmenter
 from datasets.draws import permutation, random_bits
+from datasets.notes import UnreadableImageError
 from datasets.split import ImageSplit, Item
 
 _NO_AUGMENTATION = Augmentation()
+
+ATTEMPTS = 100
+"""Images in a row that cannot be read before this is no longer about single files."""
 
 
 class TrainingStream(Dataset[Item]):
     """Sample n of the run: a permutation of the split per epoch, each image augmented.
 
     An epoch shows ``samples_per_epoch`` distinct images; the rest of its permutation is left out,
-    other images in each epoch. ``autoaugment`` says whose policy AutoAugment takes, as
-    ``autoaugment_policy`` does. Raises ``ValueError`` when ``samples_per_epoch`` is not in
-    1..len(split), ``AppError`` when ``augmentation`` cannot be had with these images,
-    ``IndexError`` beyond ``epochs`` epochs.
+    other images in each epoch. In the place of an image that cannot be read stands the next one of
+    the permutation that can, augmented by the sample's own draws. ``autoaugment`` says whose policy
+    AutoAugment takes, as ``autoaugment_policy`` does. Raises ``ValueError`` when
+    ``samples_per_epoch`` is not in 1..len(split), ``AppError`` when ``augmentation`` cannot be had
+    with these images, ``IndexError`` beyond ``epochs`` epochs.
     """
 
     def __init__(
@@ -54,12 +60,30 @@ class TrainingStream(Dataset[Item]):
         return self._length
 
     def __getitem__(self, sample: int) -> Item:
-        """Augmented image, uint8 [C, S, S], and label, int64 []."""
+        """Augmented image, uint8 [C, S, S], and label, int64 [].
+
+        ``DatasetError`` when ``ATTEMPTS`` images in a row cannot be read.
+        """
         if not 0 <= sample < self._length:
             raise IndexError(f"sample {sample} of {self._length}")
         epoch, position = divmod(sample, self.samples_per_epoch)
-        index = int(self._order_of(epoch)[position])
-        return self._augmented(index, random_bits(self._seed, sample))
+        try:
+            return self._readable(self._order_of(epoch), position, random_bits(self._seed, sample))
+        finally:
+            if self._split.log is not None:
+                self._split.log.commit(sample)
+
+    def _readable(self, order: NDArray[np.int64], position: int, bits: int) -> Item:
+        attempts = min(ATTEMPTS, len(order))
+        for attempt in range(attempts):
+            try:
+                return self._augmented(int(order[(position + attempt) % len(order)]), bits)
+            except UnreadableImageError as error:
+                last = error
+        raise DatasetError(
+            f"data.path: {attempts} images in a row cannot be read, the last is {last}; see to the "
+            "storage, and run `python -m datasets check` on the folder"
+        ) from last
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:

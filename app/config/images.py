@@ -18,7 +18,8 @@ class Data:
     """Side of the square image the network sees, in pixels; others are resized bilinearly."""
     path: Optional[str] = None
     """Folder that holds the files; None looks where the dataset's package or download puts them.
-    ``imagenet`` needs it: the folder that holds ``train`` and ``val``."""
+    ``imagenet`` needs it: the folder that holds ``train`` and ``val``, each with folders of classes
+    or tar shards (``docs/data.md``)."""
     download: bool = False
     """Fetch missing files; the only setting that uses the network."""
     mean: Tuple[float, ...] = (0.5,)
@@ -32,13 +33,18 @@ class Data:
     """Train on so many images of the training split, a fixed random choice; None: on all."""
     num_classes: int = 1000
     """Classes of ``generated`` and ``synthetic`` labels, and of ``imagenet``, which must have so
-    many folders; the others know their own."""
+    many folders, or labels below it in shards; the others know their own."""
     num_images: int = 1024
     """Training images of ``generated`` and ``synthetic`` data; a quarter of that for each test."""
     workers: int = 0
     """Processes that prepare images; 0 prepares them in the loader itself."""
     loader: Literal["sync", "async"] = "async"
     """PopTorch loader mode: prepare in step with training, or ahead of it."""
+    prefetch: int = 3
+    """``loader: async``: batches of a call that are kept ready."""
+    worker_batch: Optional[int] = None
+    """``loader: async``: images that one of the ``workers`` prepares at a time, put together to
+    batches of a call afterwards; None: a worker prepares a whole call's, which may be thousands."""
 
     def __post_init__(self) -> None:
         require(self.image_size >= 1, "image_size", f"must be at least 1, got {self.image_size}")
@@ -57,6 +63,18 @@ class Data:
         require(self.num_classes >= 2, "num_classes", f"must be at least 2, got {self.num_classes}")
         require(self.num_images >= 4, "num_images", f"must be at least 4, got {self.num_images}")
         require(self.workers >= 0, "workers", f"must not be negative, got {self.workers}")
+        require(self.prefetch >= 1, "prefetch", f"must be at least 1, got {self.prefetch}")
+        require(
+            self.worker_batch is None or self.worker_batch >= 1,
+            "worker_batch",
+            f"must be at least 1, got {self.worker_batch}",
+        )
+        for name in ("prefetch", "worker_batch"):
+            require(
+                self.loader == "async" or getattr(self, name) == vars(type(self))[name],
+                name,
+                "has no effect without loader: async; set that, or leave this out",
+            )
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,8 @@ class Unsupported:
             "image_size: 8",
             "zoom: 8",
             "run.yml:7: unknown key 'data.zoom'; use one of name, image_size, path, download, "
-            "mean, std, test_crop, train_images, num_classes, num_images, workers, loader",
+            "mean, std, test_crop, train_images, num_classes, num_images, workers, loader, "
+            "prefetch, worker_batch",
         ),
         (
             "  image_size: 8\n",

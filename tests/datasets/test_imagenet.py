@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from app.config.schema import Augmentation, Data
 from app.errors import AppError, ConfigError, DatasetError
-from datasets import EvaluationSet, ImageDataset, StreamSampler, TrainingStream, open_dataset
+from datasets import ImageDataset, StreamSampler, TrainingStream, open_dataset
+from datasets.class_folders import open_folders
 from datasets.crops import Box
-from datasets.imagenet import FolderSplit
 
 CLASSES = ("n02", "n01", "n10")  # not in order
 
@@ -192,7 +192,7 @@ def test_a_missing_folder_is_named(root: Path) -> None:
     (root / "val").rename(root / "elsewhere")
     assert str(refusal(root)) == (
         f"data.path {root}: has no folder val or validation; name the folder that holds train and "
-        "val, each with a folder for every class"
+        "val, each with a folder for every class or with tar shards"
     )
     assert "has no folder train;" in str(refusal(root / "nowhere"))
 
@@ -237,22 +237,45 @@ def test_an_image_that_is_gone_is_named(root: Path) -> None:
     path.unlink()
     with pytest.raises(DatasetError) as error:
         train[1]
-    assert (
-        str(error.value) == f"{path}: cannot be read, No such file or directory; restore the file"
+    assert str(error.value) == (
+        f"{path}: cannot be read, No such file or directory; replace the image, or take it out"
     )
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_also_from_another_process(root: Path, workers: int) -> None:
-    path = root / "train" / "n01" / "n01_1.JPEG"
-    path.write_bytes(path.read_bytes()[:300])
-    loader = DataLoader(EvaluationSet(opened(root).train, 1), num_workers=workers)
-    with pytest.raises(DatasetError, match=f"{path}: cannot be decoded, .*; replace the image"):
-        list(loader)
 
 
 def test_names_beyond_ascii_are_kept(root: Path) -> None:
     write_image(root / "train" / "n01" / "ä b.JPEG", 60)
-    split = FolderSplit(root / "train", 8, 1.0)
+    split = open_folders(root / "train", 8, 1.0)
     assert split.file_name(3) == "ä b.JPEG"
     assert split[3][1] == 0
+
+
+# ---- other layouts
+
+
+def test_imagenets_own_archive_is_read_with_its_flat_validation_folder(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    archive = tmp_path_factory.mktemp("archive")
+    inside = archive / "ILSVRC" / "Data" / "CLS-LOC"
+    inside.mkdir(parents=True)
+    (root / "train").rename(inside / "train")
+    (inside / "val").mkdir()
+    for number, level in enumerate((120, 0, 60)):
+        write_image(inside / "val" / f"ILSVRC2012_val_{number}.JPEG", level)
+    lines = ["ImageId,PredictionString"]
+    lines += [f"ILSVRC2012_val_{n},{c} 1 2 3 4 {c} 1 2 3 4 " for n, c in enumerate(CLASSES)]
+    (archive / "LOC_val_solution.csv").write_text("\n".join(lines))
+    dataset = opened(archive)
+    assert len(dataset.train) == 9
+    test = dataset.test
+    assert [test.file_name(i) for i in range(3)] == [
+        "ILSVRC2012_val_1.JPEG",
+        "ILSVRC2012_val_0.JPEG",
+        "ILSVRC2012_val_2.JPEG",
+    ]  # n01, n02, n10
+    assert [int(test[i][1]) for i in range(3)] == [0, 1, 2]
+    (archive / "LOC_val_solution.csv").write_text("\n".join(lines[:-1]))
+    assert str(refusal(archive)) == (
+        f"{archive / 'LOC_val_solution.csv'}: {inside / 'val' / 'ILSVRC2012_val_2.JPEG'} is not "
+        "in it; give the file that belongs to it"
+    )
