@@ -4,7 +4,9 @@ CONFIG ?= ipu_configs/digits.yml
 SET ?=
 OUT ?=
 REPRODUCE ?=
+BENCHMARK ?=
 BACKEND ?=
+INSTANCES ?= 1
 PYTHON ?= python3
 # modules are compiled when first imported: compiling all of torch takes half a minute
 PIP_FLAGS ?= --quiet --no-compile --disable-pip-version-check
@@ -24,23 +26,29 @@ BUILT := $(VENV)/.built-$(notdir $(PYTHON))$(if $(SDK_WHEEL),-sdk)
 OVERRIDES := $(foreach item,$(SET),--set '$(item)')
 FLAGS := $(OVERRIDES) $(if $(OUT),--out '$(OUT)') $(if $(BACKEND),--backend $(BACKEND))
 
-.PHONY: help train simulate plan test test-sdk lint benchmark-step benchmark-host benchmark-rows reproduce clean
+# Several instances need Horovod, which is built when it is first needed.
+HOROVOD := $(BUILT)-horovod
+SEVERAL := $(filter-out 1,$(INSTANCES))
+
+.PHONY: help train horovod simulate plan test test-sdk lint benchmark benchmark-check reproduce clean
 
 help:
-	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu"
+	@echo "make train      train CONFIG (default $(CONFIG)); SET='a.b=v ...', OUT=DIR, BACKEND=ipu, INSTANCES=N"
+	@echo "make horovod    build what INSTANCES=2 and more need, against the torch that is there (minutes, once)"
 	@echo "make simulate   cost, memory and fit of CONFIG on its system; OUT=DIR for a page"
 	@echo "make plan       splits, batching and use of memory for CONFIG on its system; OUT=FILE to train"
 	@echo "make test       run the test suite with $(PYTHON)"
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
-	@echo "make benchmark-step   measure the CPU training step against timm"
-	@echo "make benchmark-host   measure the front end's overhead and loading ahead"
-	@echo "make benchmark-rows   hold the simulation against published rows (minutes)"
+	@echo "make benchmark  every figure of the articles on one page (under 20 minutes); OUT=DIR, BENCHMARK='--only training'"
+	@echo "make benchmark-check   hold simulated figures to benchmarks/figures.json (minutes)"
 	@echo "make reproduce  the paper's comparisons in miniature (under an hour); OUT=DIR, REPRODUCE='--quick'"
 	@echo "make clean      remove the virtual environments"
 
-train: $(BUILT)
-	$(RUN) -m app train --config '$(CONFIG)' $(FLAGS)
+train: $(BUILT) $(if $(SEVERAL),$(HOROVOD))
+	$(RUN) -m app train --config '$(CONFIG)' $(FLAGS) $(if $(SEVERAL),--instances $(INSTANCES))
+
+horovod: $(HOROVOD)
 
 simulate: $(BUILT)
 	$(RUN) -m app simulate --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--report '$(OUT)')
@@ -49,9 +57,11 @@ plan: $(BUILT)
 	$(RUN) -m app plan --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--write '$(OUT)')
 
 test: $(BUILT)-test
+	@$(MAKE) --no-print-directory $(HOROVOD) || echo "tests of several instances are left out"
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-sdk: $(SDK_VENV)/.test
+	@$(MAKE) --no-print-directory $(SDK_VENV)/.horovod || echo "tests of several instances are left out"
 	$(SDK_VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(BUILT)-test
@@ -59,17 +69,12 @@ lint: $(BUILT)-test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-benchmark-step: $(BUILT)-test
-	$(RUN) -m benchmarks.training_step
+# timm, which the CPU training step is compared with, comes with the test requirements
+benchmark: $(BUILT)-test
+	$(RUN) -m app benchmark $(if $(OUT),--out '$(OUT)') $(BENCHMARK)
 
-benchmark-host: $(BUILT)-test
-	$(RUN) -m benchmarks.front_end
-	$(RUN) -m benchmarks.async_loader
-
-benchmark-rows: $(BUILT)
-	$(RUN) -m benchmarks.conv_layers
-	$(RUN) -m benchmarks.published
-	$(RUN) -m benchmarks.fits
+benchmark-check: $(BUILT)
+	$(RUN) -m app benchmark --fast --check --out $(or $(OUT),runs/benchmark-fast) $(BENCHMARK)
 
 reproduce: $(BUILT)
 	$(RUN) -m benchmarks.reproduce $(if $(OUT),--out '$(OUT)') $(REPRODUCE)
@@ -91,6 +96,14 @@ $(SDK_VENV)/.test: requirements.txt requirements-test.txt requirements-sdk.txt c
 	PYENV_VERSION=$$(pyenv latest 3.8 2>/dev/null) "$${python38:-python3.8}" -m venv $(SDK_VENV) \
 	  || { echo "make test-sdk: Python 3.8 is not installed; install it (pyenv install 3.8)"; exit 2; }
 	$(SDK_VENV)/bin/python -m pip install $(PIP_FLAGS) -r requirements-sdk.txt
+	@touch $@
+
+$(HOROVOD): $(BUILT) requirements-horovod.txt tools/build-horovod tools/horovod-cmake
+	tools/build-horovod $(RUN)
+	@touch $@
+
+$(SDK_VENV)/.horovod: $(SDK_VENV)/.test requirements-horovod.txt tools/build-horovod tools/horovod-cmake
+	tools/build-horovod $(SDK_VENV)/bin/python
 	@touch $@
 
 clean:

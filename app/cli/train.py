@@ -1,18 +1,24 @@
 """``train``."""
 
 import argparse
+import os
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable, Dict
 
+from app.cli.compiling import compile_only
 from app.cli.flags import add_backend, add_config, choose_backend
 from app.config import Run, load_run
+from app.distributed.place import INSTANCES
 
 if TYPE_CHECKING:
+    from app.distributed.world import World
     from app.training.chain import Phase
     from app.training.run_directory import Finished
     from app.training.sweep import Forecast
+    from app.training.trainer import Trainer
 
 HELP = "train, validate, checkpoint; resumes by itself"
 
@@ -22,19 +28,93 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (runs/<name>)")
     add_backend(parser)
+    parser.add_argument(
+        "--compile-only", action="store_true",
+        help="compile all that the run will run, for its system and without IPUs, and stop",
+    )  # fmt: skip
+    several = parser.add_argument_group("several instances, which share the replicas")
+    several.add_argument(
+        "--instances", type=int, default=1, metavar="N", help="processes to train in (1)"
+    )
+    several.add_argument(
+        "--instance", type=int, metavar="I",
+        help="be instance I of them, from 0, and start no others: on several hosts",
+    )  # fmt: skip
+    several.add_argument(
+        "--meet", metavar="HOST:PORT", help="with --instance: an address of instance 0's host"
+    )
 
 
 def run_verb(options: argparse.Namespace) -> int:
     """Train to the end, from the newest checkpoint if there is one."""
     run = load_run(options.config, options.overrides)
     computed_by = choose_backend(options)
-    from app.training.chain import Chain, Phase, check_phases
+    from app.distributed.launch import launch, place_from
+    from app.training.chain import check_phases
+    from app.training.machine import check_machine
+    from app.training.tracking import require_wandb
 
     out: Path = options.out or Path("runs") / run.name
+    place = place_from(options.instances, options.instance, options.meet)
+    run = _spread(run, out, options.instances if place is None else place.count)
     check_phases(run)
-    fit = partial(_fit, computed_by=computed_by)
-    phase = Phase(run, out, partial(_planned, command=_command(options)))
+    if options.compile_only:
+        count = options.instances if place is None else place.count
+        by_poprun = place is not None and place.launcher == "poprun"
+        return compile_only(_to_compile(run, out, options), computed_by, count, by_poprun)
+    require_wandb(run)
+    if computed_by == "ipu":
+        check_machine(run, options.instances if place is None else place.count)
+    elif run.execution.profile is not None:
+        print(
+            "execution.profile: the IPU Model writes no profiles; `python -m app simulate "
+            "--report DIR` shows cycles and memory",
+            file=sys.stderr,
+        )
+    if place is None and options.instances > 1:
+        return launch(options.instances, run, computed_by, sys.argv[1:])
+    from app.distributed.joining import join
+    from app.distributed.preemption import Preemption
+
+    with join(place) as world, Preemption() as preemption:
+        return _train(run, out, options, computed_by, world, lambda: preemption.asked)
+
+
+def _spread(run: Run, out: Path, instances: int) -> Run:
+    """The run with replicas for every instance, or with those that its directory has."""
+    from app.distributed.spreading import as_started, spread
+
+    config = out / "config.yml"
+    found = spread(as_started(run, load_run(config)) if config.exists() else run, instances)
+    if found.batching != run.batching and instances > 1 and not os.environ.get(INSTANCES):
+        batching = found.batching
+        print(
+            f"{run.name}: {batching.replicas} replicas for {instances} instances, micro-batch "
+            f"{batching.micro_batch} x accumulation {batching.gradient_accumulation} each; the "
+            f"global batch stays {batching.global_batch}"
+        )
+    return found
+
+
+def _train(
+    run: Run,
+    out: Path,
+    options: argparse.Namespace,
+    computed_by: str,
+    world: "World",
+    stop: Callable[[], bool],
+) -> int:
+    """Train, as one of the instances; the first one talks and keeps the files."""
+    from app.training.chain import Chain, Phase, fine_tune_along
+
+    planner = partial(_planned, command=_command(options))
+    phase = Phase(run, out, planner, world, stop)
     phase.check_lengths()
+    if not world.is_first:
+        phase.fit()
+        fine_tune_along(phase)
+        return 0
+    fit = partial(_fit, computed_by=computed_by)
     chain = Chain(phase, forecast(computed_by))
     fit(phase)
     if run.fine_tuning.image_sizes:
@@ -46,17 +126,46 @@ def run_verb(options: argparse.Namespace) -> int:
 
 def _fit(phase: "Phase", computed_by: str) -> "Finished":
     """Train a phase, and say what is done and where it is."""
-    print(_headline(phase.run, computed_by, phase.path))
+    print(_headline(phase.run, computed_by, phase.path, phase.world.count))
     trainer = phase.trainer
     if trainer is None:
         print(f"finished earlier, all {phase.run.training.epochs} epochs")
     elif trainer.resumed:
-        print(f"resuming after epoch {trainer.epoch} of {phase.run.training.epochs}")
-    finished = phase.fit()
+        within = f", step {trainer.step}," if trainer.resumed.so_far is not None else ""
+        print(f"resuming after epoch {trainer.epoch}{within} of {phase.run.training.epochs}")
+    finished = phase.fit() if trainer is None else _tracked(phase, trainer, computed_by)
     score, path = finished.score, phase.path
     print(f"test accuracy {score.accuracy:.2%}, loss {score.loss:.4f} (measured)")
     print(f"learning curve {path / 'curve.png'}, metrics {path / 'metrics.jsonl'}")
     return finished
+
+
+def _tracked(phase: "Phase", trainer: "Trainer", computed_by: str) -> "Finished":
+    """Train a phase, and have the tracker follow its metrics."""
+    from app.training.tracking import Tracker
+
+    with Tracker(phase.run, phase.path, lambda: _figures(phase.run, computed_by)) as tracker:
+        trainer.directory.metrics.follow(tracker.record)
+        return phase.fit()
+
+
+def _figures(run: Run, computed_by: str) -> Dict[str, float]:
+    """What the run is simulated to do; on IPUs nothing but its plan, which says it in words."""
+    if computed_by != "ipu-model":
+        return {}
+    from app.simulate import training_figures
+
+    return training_figures(run)
+
+
+def _to_compile(run: Run, out: Path, options: argparse.Namespace) -> Run:
+    """The run, planned where it is to be planned: as its directory has it, else anew."""
+    if run.plan == "given":
+        return run
+    from app.training.run_directory import follow, stored_plan
+
+    plan = stored_plan(out, run) or _planned(run, _command(options))
+    return follow(run, plan, out / "plan.yml")
 
 
 def forecast(computed_by: str) -> "Forecast":
@@ -87,13 +196,14 @@ def _command(options: argparse.Namespace) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _headline(run: Run, computed_by: str, out: Path) -> str:
+def _headline(run: Run, computed_by: str, out: Path, instances: int) -> str:
     where = "the IPU Model on this CPU" if computed_by == "ipu-model" else "IPUs"
     stages, replicas = run.pipeline.stages, run.batching.replicas
     return (
         f"{run.name}: {run.model.name} on {run.data.name}, {stages} pipeline "
         f"stage{'s' * (stages > 1)} x {replicas} replica{'s' * (replicas > 1)} of "
-        f"{run.system.name}, global batch {run.batching.global_batch}, computed by {where}; "
-        f"files in {out}"
+        f"{run.system.name}, global batch {run.batching.global_batch}, computed by {where}"
+        + f" in {instances} instances" * (instances > 1)
+        + f"; files in {out}"
         + ("; synthetic data, so loss and accuracy mean nothing" * (run.data.name == "synthetic"))
     )

@@ -2,10 +2,12 @@
 
     python -m app.ipu_model SCRIPT [ARGUMENT ...]
     python -m app.ipu_model -m MODULE [ARGUMENT ...]
+    python -m app.ipu_model poprun [OPTION ...] [python3] SCRIPT [ARGUMENT ...]
 
 `import poptorch`, `import popdist` and `import popart` give the program the IPU Model: PopTorch's
 interface, simulated and computed on the CPU, even where the Poplar SDK is installed. Child
-processes get it too. The repository must be the current directory or on PYTHONPATH.
+processes get it too. `poprun` starts several instances of it on this host and takes poprun's
+options (`poprun --help`). The repository must be the current directory or on PYTHONPATH.
 
 Exit code: the program's; 2 if there is no such script or module.
 """
@@ -16,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import List
 
-from app.ipu_model import aliases
+from app.ipu_model import aliases, poprun
 
 _USAGE_ERROR = 2
 
@@ -87,13 +89,15 @@ def main(arguments: List[str]) -> int:
         print(__doc__.strip())
         return 0 if arguments else _USAGE_ERROR
     try:
+        if arguments[0] == "poprun":
+            return poprun.run(arguments[1:])
         if arguments[0] == "-m" and len(arguments) > 1:
             run_module(arguments[1], arguments[2:])
         elif arguments[0].startswith("-"):
             raise _CannotStart(f"{arguments[0]}: neither a script nor -m MODULE; see --help")
         else:
             run_script(arguments[0], arguments[1:])
-    except _CannotStart as error:
+    except (_CannotStart, poprun.PoprunError) as error:
         print(f"python -m app.ipu_model: {error}", file=sys.stderr)
         return _USAGE_ERROR
     return 0

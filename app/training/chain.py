@@ -11,9 +11,12 @@ from typing import Callable, List, NamedTuple, Optional
 
 import torch
 
+from app.config.loader import dump, load_text
 from app.config.schema import Run
+from app.distributed.world import ALONE, World
 from app.nets import build_net, layers_before, training_macs
 from app.training.checkpoints import read_checkpoint
+from app.training.evaluation import Score
 from app.training.freezing import freeze_before
 from app.training.length import RunLength
 from app.training.phases import fine_tuning_runs, phase_name
@@ -34,15 +37,44 @@ _TUNED_SPLITS = "fine_tuning.pipeline.splits"
 class Phase:
     """One run of a chain: finished, or about to be trained.
 
+    ``world`` and ``stop`` are as for ``Trainer``; the first instance alone reads the directory.
+
     Raises:
         AppError: as ``Trainer`` does.
     """
 
-    def __init__(self, run: Run, path: Path, planner: Optional[Planner] = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        path: Path,
+        planner: Optional[Planner] = None,
+        world: World = ALONE,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
-        self.finished = finished_run(path, run)
-        self.trainer = Trainer(run, path, planner) if self.finished is None else None
-        self.run = planned_by(path, run) if self.trainer is None else self.trainer.run
+        self.world, self.stop = world, stop
+        self.finished = self._shared(finished_run(path, run) if world.is_first else None)
+        self.trainer: Optional[Trainer] = None
+        if self.finished is None:
+            self.trainer = Trainer(run, path, planner, world, stop)
+            self.run = self.trainer.run
+        else:
+            planned = dump(planned_by(path, run)) if world.is_first else ""
+            self.run = load_text(world.share(planned), f"{path}, its configuration")
+
+    def _shared(self, finished: Optional[Finished]) -> Optional[Finished]:
+        """The first instance's, in all."""
+        if self.world.count == 1:
+            return finished
+        told = self.world.share(
+            None
+            if finished is None
+            else [*vars(finished.score).values(), finished.steps, str(finished.checkpoint)]
+        )
+        if told is None:
+            return None
+        loss, accuracy, steps, checkpoint = told
+        return Finished(Score(loss, accuracy), steps, Path(checkpoint))
 
     def check_lengths(self) -> None:
         """Refuse fine-tuning whose one call takes more images than there are.
@@ -58,8 +90,10 @@ class Phase:
         """Train to the end, or where that is done say how it ended."""
         if self.trainer is not None:
             score = self.trainer.fit()
-            last = checkpoint_file(self.path)
-            self.finished = Finished(score, self.trainer.step, last)
+            last = checkpoint_file(self.path) if self.world.is_first else None
+            self.finished = self._shared(
+                Finished(score, self.trainer.step, last) if last is not None else None
+            )
             self.trainer = None  # and with it the images, and what was compiled
         assert self.finished is not None
         return self.finished
@@ -131,7 +165,7 @@ class Chain:
                 row = self._untuned(main, table, size)
                 table = with_row(table, row)
                 table.write_json(self._main.path / f"{TABLE}.json")
-            phase = Phase(run, path)
+            phase = Phase(run, path, None, self._main.world, self._main.stop)
             score = fit(phase).score
             self.costs.append(Cost(path.name, size, phase.macs()))
             table = with_row(table, replace(row, fine_tuned=score.accuracy))
@@ -203,6 +237,14 @@ class Chain:
 def _cost_line(cost: Cost, share: str) -> str:
     size = f"{cost.size} px" if cost.size else ""
     return f"  {cost.phase:<16}{size:>7}  {cost.macs:.3e}{share}"
+
+
+def fine_tune_along(main: Phase) -> None:
+    """What instances other than the first do of ``Chain.fine_tune``: train their share."""
+    assert main.finished is not None
+    for run in fine_tuning_runs(main.run, main.finished.checkpoint):
+        path = main.path / phase_name(run.data.image_size)
+        Phase(run, path, None, main.world, main.stop).fit()
 
 
 def check_phases(run: Run) -> None:

@@ -23,6 +23,9 @@ from app.errors import CheckpointError
 
 SCHEMA_VERSION = 1
 
+SO_FAR = ("calls", "finite", "loss", "correct")
+"""What a checkpoint in the midst of an epoch says of it."""
+
 _FILE_NAME = re.compile(r"checkpoint-(\d{9,})\.pt")
 _ZIP_MAGIC = b"PK\x03\x04"
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,6 +51,9 @@ class Checkpoint:
     """State of the device's random number generators."""
     average: Optional[Dict[str, Tensor]] = None
     """Running average of the weights, in float64."""
+    so_far: Optional[Dict[str, float]] = None
+    """In the midst of an epoch: its calls done, those with a finite loss (``calls``, ``finite``),
+    and their summed loss and correct answers (``loss``, ``correct``). None at an epoch's end."""
 
     def __post_init__(self) -> None:
         for name in ("step", "samples", "epoch"):
@@ -70,6 +76,11 @@ class Checkpoint:
             "average",
             "a mapping of names to tensors",
         )
+        _require(
+            self.so_far is None or _is_tally(self.so_far),
+            "so_far",
+            f"a mapping of {', '.join(SO_FAR)} to numbers",
+        )
 
 
 class CheckpointStore:
@@ -86,7 +97,7 @@ class CheckpointStore:
         """
         path = self.path_of(checkpoint.step)
         self._remove_partial_files()
-        write_durably(path, _serialise(checkpoint))
+        write_durably(path, to_bytes(checkpoint))
         older = [other for step, other in self._files() if step < checkpoint.step]
         for other in older[: max(0, len(older) - (self.keep - 1))]:
             # one that cannot be removed costs space only, and is tried again at the next save
@@ -134,7 +145,7 @@ class CheckpointStore:
 def read_checkpoint(path: Path, remedy: str = "give another file") -> Checkpoint:
     """Read a checkpoint on the CPU. Raises CheckpointError, whose last words are ``remedy``."""
     try:
-        return _checkpoint(_deserialise(path.read_bytes()))
+        return from_bytes(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
     except ValueError as error:
@@ -177,9 +188,18 @@ def write_error(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def _serialise(checkpoint: Checkpoint) -> bytes:
+def from_bytes(payload: bytes) -> Checkpoint:
+    """A checkpoint from a file's contents. Raises ValueError; never runs what they contain."""
+    return _checkpoint(_deserialise(payload))
+
+
+def to_bytes(checkpoint: Checkpoint) -> bytes:
     """Serialise in memory: on a full disk torch's own file writer ends in an internal error."""
     contents = {field.name: getattr(checkpoint, field.name) for field in fields(Checkpoint)}
+    if (
+        checkpoint.so_far is None
+    ):  # readers from before there were such checkpoints know no such field
+        del contents["so_far"]
     buffer = io.BytesIO()
     torch.save({"schema_version": SCHEMA_VERSION, **contents}, buffer)
     return buffer.getvalue()
@@ -226,8 +246,10 @@ def _checkpoint(contents: object) -> Checkpoint:
         found = version if type(version) is int else "no number"
         raise ValueError(f"its schema version is {found}, this application's {SCHEMA_VERSION}")
     names = {field.name for field in fields(Checkpoint)}
-    if set(contents) != names:
-        different = ", ".join(sorted(map(repr, names.symmetric_difference(contents))))
+    if set(contents) | {"so_far"} != names:
+        different = ", ".join(
+            sorted(map(repr, (names - {"so_far"}).symmetric_difference(contents)))
+        )
         raise ValueError(f"fields are missing or unknown: {different}")
     return Checkpoint(**contents)
 
@@ -240,6 +262,14 @@ def _require(condition: bool, name: str, expected: str) -> None:
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, dict) and all(
         type(name) is str and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
+
+
+def _is_tally(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and tuple(value) == SO_FAR
+        and all(type(number) in (int, float) for number in value.values())
     )
 
 

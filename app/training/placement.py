@@ -8,9 +8,11 @@ from torch import nn
 
 from app import backend
 from app.config.schema import Run
+from app.distributed.spreading import replicas_local
+from app.distributed.world import ALONE, World
 from app.errors import ConfigError
 from app.nets import layers_before
-from app.sdk import poptorch
+from app.sdk import poprun_options, poptorch
 
 
 def place(net: nn.Module, run: Run) -> None:
@@ -97,9 +99,10 @@ def check_order(before: Mapping[str, int], run: Run, setting: str = "pipeline.sp
 _RECOMPUTATION = {"none": 0, "standard": 1, "all": 4}
 
 
-def training_options(run: Run) -> poptorch.Options:
+def training_options(run: Run, world: World = ALONE) -> poptorch.Options:
     """Options of the training executor and its loader: results are summed on the device."""
-    options = _options(run, "training")
+    options = _options(run, "training", world)
+    options.outputMode(poptorch.OutputMode.Sum)
     options.deviceIterations(run.batching.device_iterations)
     options.Training.gradientAccumulation(run.batching.gradient_accumulation)
     if run.model.norm.kind == "online":
@@ -129,9 +132,11 @@ def _allow_online_norm(options: poptorch.Options) -> None:
     options.broadcastBuffers(False)
 
 
-def evaluation_options(run: Run) -> poptorch.Options:
-    """Options of the evaluating executor: as many micro-batches per call as training has."""
-    options = _options(run, "evaluation")
+def evaluation_options(run: Run, world: World = ALONE) -> poptorch.Options:
+    """Options of the evaluating executor: as many micro-batches per call as training has, with a
+    result of each, so that the host's sum of them depends on no order."""
+    options = _options(run, "evaluation", world)
+    options.outputMode(poptorch.OutputMode.All)
     options.deviceIterations(evaluation_iterations(run))
     return options
 
@@ -141,11 +146,9 @@ def evaluation_iterations(run: Run) -> int:
     return max(run.batching.gradient_accumulation, run.pipeline.stages)
 
 
-def _options(run: Run, name: str) -> poptorch.Options:
-    options = poptorch.Options()
+def _options(run: Run, name: str, world: World) -> poptorch.Options:
+    options = _instance_options(run, world)
     options.randomSeed(run.seed)
-    options.replicationFactor(run.batching.replicas)
-    options.outputMode(poptorch.OutputMode.Sum)
     options.setExecutionStrategy(poptorch.PipelinedExecution(poptorch.AutoStage.SameAsIpu))
     options.autoRoundNumIPUs(True)
     options.modelName(f"{run.name}-{name}")
@@ -159,4 +162,27 @@ def _options(run: Run, name: str) -> poptorch.Options:
         options.TensorLocations.numIOTiles(run.memory.io_tiles)
     if run.data.name == "synthetic":
         options.enableSyntheticData(True)
+    if run.execution.executable_cache is not None:
+        options.enableExecutableCaching(run.execution.executable_cache)
+    if run.execution.profile is not None:
+        options.enableProfiling(run.execution.profile)
+    return options
+
+
+def _instance_options(run: Run, world: World) -> poptorch.Options:
+    """Options with this instance's replicas; poprun has set them, and lets nobody else."""
+    replicas = replicas_local(run.batching.replicas, world.count)
+    if world.launcher == "poprun":
+        options = poprun_options(run.pipeline.stages)
+        if options.replication_factor != replicas:
+            raise ConfigError(
+                f"batching.replicas: is {run.batching.replicas}, poprun has "
+                f"{options.replication_factor * world.count}; give it --num-replicas="
+                f"{run.batching.replicas}"
+            )
+        return options
+    options = poptorch.Options()
+    options.replicationFactor(replicas)
+    if world.count > 1:
+        options.Distributed.configureProcessId(world.index, world.count)
     return options

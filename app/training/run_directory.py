@@ -28,8 +28,8 @@ MAY_CHANGE = frozenset(
 )
 """Settings that change no number of a run: it may be resumed with other values of them.
 
-So it may with another ``fine_tuning``, which is for the runs that follow, and with its
-``training.initial_checkpoint`` in another folder.
+So it may with another ``fine_tuning``, which is for the runs that follow, with other ``execution``
+and ``tracking``, and with its ``training.initial_checkpoint`` in another folder.
 """
 
 _CONFIG, _PLAN, _METRICS, _CURVE = "config.yml", "plan.yml", "metrics.jsonl", "curve.png"
@@ -159,7 +159,9 @@ class RunDirectory:
         if path is None:
             return None
         checkpoint = self.checkpoints.load(path)
-        changes = _changes(load_text(checkpoint.config, f"{path}, its configuration"), self._run)
+        changes = changes_between(
+            load_text(checkpoint.config, f"{path}, its configuration"), self._run
+        )
         if changes:
             raise CheckpointError(
                 f"{path}: belongs to another configuration ({changes}); "
@@ -183,7 +185,7 @@ class RunDirectory:
 
 def _refuse_changes(path: Path, run: Run) -> None:
     config = path / _CONFIG
-    changes = _changes(load_run(config), run) if config.exists() else ""
+    changes = changes_between(load_run(config), run) if config.exists() else ""
     if changes:
         raise ConfigError(
             f"{path}: was started with another configuration ({changes}); "
@@ -207,7 +209,7 @@ def _locked(path: Path) -> IO[bytes]:
     return lock
 
 
-def _changes(stored: Run, given: Run) -> str:
+def changes_between(stored: Run, given: Run) -> str:
     """What differs beyond ``MAY_CHANGE``, for people; empty where nothing does."""
     was, now = _flat(asdict(stored)), _flat(asdict(given))
     different = sorted(
@@ -215,7 +217,7 @@ def _changes(stored: Run, given: Run) -> str:
         for key in {**was, **now}
         if was.get(key) != now.get(key)
         and key not in MAY_CHANGE
-        and not key.startswith("fine_tuning.")
+        and not key.startswith(("fine_tuning.", "execution.", "tracking."))
     )
     if _file_name(stored) == _file_name(given):
         different = [key for key in different if key != "training.initial_checkpoint"]

@@ -181,9 +181,43 @@ def test_two_processes_of_two_replicas_reduce_as_one_of_four(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_float32_sums_are_left_to_autograd_and_other_reductions_have_accumulators() -> None:
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_float32_gradients_of_replicas_add_up_to_the_same_bits_in_any_order(
+    accumulation: int,
+) -> None:
+    values = [
+        1.0,
+        2.0**-24,
+        -1.0 / 3,
+        2.0**-25 * 3,
+        1e-3,
+        -1e-7,
+        0.1,
+        7.0,
+        -2.0 / 7,
+        1e-5,
+        0.3,
+        5.0,
+    ]
+    batching = Batching(1, accumulation, 4)
+    rows = [values[4 * a : 4 * a + 4] for a in range(accumulation)]
+    bits = set()
+    for order in itertools.permutations(range(4)):
+        p = weight(FULL)
+        reduction = gradient_reduction(batching.options(), [p])
+        gradients = [row[replica] for row in rows for replica in order]
+        total = reduced(reduction, p, gradients, batching)
+        assert total is not None
+        bits.add(float(total))
+    assert len(bits) == 1
+
+
+def test_float32_sums_of_one_replica_are_left_to_autograd_and_others_have_accumulators() -> None:
+    assert isinstance(
+        gradient_reduction(Batching(1, 2, 1).options(), [weight(FULL)]), SummedGradients
+    )
     options = Batching(1, 2, 2).options()
-    assert isinstance(gradient_reduction(options, [weight(FULL)]), SummedGradients)
+    assert isinstance(gradient_reduction(options, [weight(FULL)]), AccumulatedGradients)
     for parameters, dtype in (([weight(HALF)], FULL), ([weight(FULL)], HALF)):
         reduction = gradient_reduction(options, parameters, dtype)
         assert isinstance(reduction, AccumulatedGradients)

@@ -102,10 +102,11 @@ def test_options_carry_the_batching() -> None:
     assert training.Training.gradient_accumulation == 5
     assert evaluation.device_iterations == 5  # micro-batches per call and replica, as in training
     assert evaluation.Training.gradient_accumulation == 1
+    assert training.output_mode == poptorch.OutputMode.Sum
+    assert evaluation.output_mode == poptorch.OutputMode.All  # the host adds up, exactly
     for options in (training, evaluation):
         assert options.replication_factor == 2
         assert options.random_seed == 11
-        assert options.output_mode == poptorch.OutputMode.Sum
     assert (training.model_name, evaluation.model_name) == ("tiny-training", "tiny-evaluation")
 
 

@@ -1,8 +1,9 @@
 """The links between the IPUs of several instances: gradients summed over processes.
 
-On a POD they travel over IPU-Links, out of the host's sight. Here the processes meet at the address
-in ``IPU_MODEL_FABRIC`` (``HOST:PORT``, the same for all, HOST being that of process 0) and sum
-through torch's gloo. No connection is opened for a single process.
+On a POD they travel over IPU-Links, out of the host's sight. Here a program that connects its
+processes itself says how they sum (``connect``). Otherwise they meet at the address in
+``IPU_MODEL_FABRIC`` (``HOST:PORT``, the same for all, HOST being that of process 0) and sum through
+torch's gloo. No connection is opened for a single process.
 """
 
 import os
@@ -20,6 +21,23 @@ _dist: Any = dist  # half of it is not typed
 ADDRESS = "IPU_MODEL_FABRIC"
 _PATIENCE = timedelta(minutes=5)
 _groups: Dict[Tuple[str, int, int], "_Group"] = {}
+_connected: List[Callable[[torch.Tensor], None]] = []
+
+
+def connect(all_reduce: Optional[Callable[[torch.Tensor], None]]) -> None:
+    """Sum through ``all_reduce`` from now on: over all processes, in place, one tensor at a time,
+    the same bits in each. None: as before."""
+    _connected[:] = [] if all_reduce is None else [all_reduce]
+
+
+def sum_together(tensors: List[torch.Tensor], all_reduce: Callable[[torch.Tensor], None]) -> None:
+    """Sum many tensors in one exchange for each of their types, in place."""
+    for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        together = torch.cat([tensor.reshape(-1) for tensor in alike])
+        all_reduce(together)
+        for tensor, summed in zip(alike, together.split([tensor.numel() for tensor in alike])):
+            tensor.copy_(summed.view_as(tensor))
 
 
 def all_reduce_of(options: Options, patience: timedelta = _PATIENCE) -> Optional[AllReduce]:
@@ -35,6 +53,9 @@ def all_reduce_of(options: Options, patience: timedelta = _PATIENCE) -> Optional
     processes, rank = int(options.Distributed.numProcesses), int(options.Distributed.processId)
     if processes == 1:
         return None
+    if _connected:
+        connected = _connected[0]
+        return lambda tensors: sum_together(tensors, connected)
     address = os.environ.get(ADDRESS, "")
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -67,8 +88,7 @@ class _Group:
 
     def all_reduce(self, tensors: List[torch.Tensor]) -> None:
         try:
-            for tensor in tensors:
-                self._group.allreduce([tensor]).wait()
+            sum_together(tensors, lambda tensor: self._group.allreduce([tensor]).wait())
         except RuntimeError as error:
             raise Error(
                 f"The sum over instances failed ({error}); has one of them stopped?",

@@ -13,8 +13,9 @@ Sum            sum                         sum               1/scale
 
 ``scale`` is the loss scaling that back-propagation started with. With A = 1 there is no
 accumulator: the raw gradient, in its weight's type, is reduced. Half accumulators are rounded
-whenever the device stores them: after each micro-batch, and after the reduction over N, whose sum
-is taken in float32 so that it does not depend on how N is divided into processes.
+whenever the device stores them: after each micro-batch, and after the reduction over N. The sum
+over N is taken in the next wider type, so that it does not depend on how N is divided into
+processes: of half gradients in float32, of float32 ones in float64.
 """
 
 from dataclasses import dataclass
@@ -77,32 +78,23 @@ def take_gradients(parameters: Sequence[torch.nn.Parameter]) -> Gradients:
 
 
 class SummedGradients:
-    """Plain sums: autograd adds each micro-batch's gradient to ``.grad`` in place.
+    """Plain sums of one replica: autograd adds each micro-batch's gradient to ``.grad`` in place.
 
     Args:
         parameters: none of them half, nor accumulated in half.
-        divisor: A·N of a mean, 1 of a sum.
-        processes: summed over.
+        divisor: A of a mean, 1 of a sum.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[torch.nn.Parameter],
-        divisor: int,
-        processes: Processes = ONE_PROCESS,
-    ) -> None:
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], divisor: int) -> None:
         self._parameters = parameters
         self._factor = 1.0 / divisor
-        self._processes = processes
 
     def take(self, replica: int, step: int) -> None:
         """Note that the gradients of one micro-batch were added."""
 
     def reduce(self) -> Gradients:
         """The sums, then forgotten; None where the loss does not depend on a parameter."""
-        reduced = take_gradients(self._parameters)
-        self._processes.add_up(reduced)
-        return reduced
+        return take_gradients(self._parameters)
 
     def factor(self, loss_scaling: float) -> float:
         """c of the table: turns a reduced gradient into the mean (or sum) of unscaled ones."""
@@ -189,10 +181,13 @@ class AccumulatedGradients:
         return self._factor / loss_scaling
 
 
+_WIDER = {torch.float16: torch.float32, torch.float32: torch.float64}
+
+
 def sum_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The sum in at least float32; it may take the first tensor's place."""
+    """The sum in the next wider type; of float64, in the first tensor's place."""
     first = tensors[0]
-    total = first.float() if first.dtype == torch.float16 else first
+    total = first.to(_WIDER.get(first.dtype, first.dtype))
     for tensor in tensors[1:]:
         total.add_(tensor)
     return total
@@ -219,9 +214,10 @@ def gradient_reduction(
     """
     accumulated = accumulated_gradients(options, parameters, accumulator_type, rounding, processes)
     types = [*accumulated.types, *(parameter.dtype for parameter in parameters)]
-    if accumulated.is_running or torch.float16 in types:
+    is_alone = options.replication_factor * processes.count == 1
+    if accumulated.is_running or torch.float16 in types or not is_alone:
         return accumulated
-    return SummedGradients(parameters, reduction_divisor(options, processes), processes)
+    return SummedGradients(parameters, reduction_divisor(options, processes))
 
 
 def accumulated_gradients(
