@@ -25,7 +25,13 @@ from app.training.mixing import MIXING_NUMBERS
 from app.training.placement import check_names, check_order, evaluation_iterations
 from datasets import image_shape
 
-__all__ = ["execution_of", "inference_images_per_s", "simulate_run", "trace_run"]
+__all__ = [
+    "execution_of",
+    "inference_images_per_s",
+    "simulate_run",
+    "trace_run",
+    "training_figures",
+]
 
 
 def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
@@ -45,6 +51,21 @@ def simulate_run(run: Run, mode: Mode = "training") -> Simulation:
 
     execution = execution_of(run, graph, mode)
     return simulate(graph, execution, Target.of(run.system), run.name, retrace)
+
+
+def training_figures(run: Run) -> Dict[str, float]:
+    """Throughput, bytes of the fullest tile and fit (1 or 0) of training, simulated; none where the
+    program cannot be simulated."""
+    try:
+        found = simulate_run(run)
+    except (ConfigError, GraphError, MissingRule, ProgramError):
+        return {}
+    return {
+        "throughput_samples_per_s": found.throughput_samples_per_s,
+        "peak_tile_bytes": found.peak_tile_bytes,
+        "tile_memory_bytes": found.tile_memory_bytes,
+        "fits": int(found.fits),
+    }
 
 
 def inference_images_per_s(run: Run) -> Optional[float]:

@@ -41,6 +41,9 @@ SURFACE = {
         "--out",
         "--backend",
         "--compile-only",
+        "--instances",
+        "--instance",
+        "--meet",
         "-v",
         "--verbose",
     },
@@ -65,6 +68,7 @@ SURFACE = {
         "--fast",
         "--check",
         "--accept",
+        "--write",
         "--workers",
         "-v",
         "--verbose",
@@ -285,7 +289,7 @@ def test_without_out_the_run_is_named_after_its_configuration(
 ) -> None:
     chosen: Dict[str, Any] = {}
 
-    def note(self: Trainer, run: Run, out: Path, planner: object) -> None:
+    def note(self: Trainer, run: Run, out: Path, *others: object) -> None:
         chosen.update(run=run, out=out)
         raise ConfigError("far enough")
 
@@ -542,7 +546,10 @@ def test_an_unknown_backend_in_the_environment_is_refused(
 
 def test_the_headline_names_ipus_only_where_ipus_compute(tmp_path: Path) -> None:
     run = tiny_run("batching.replicas=2")
-    assert train_verb._headline(run, "ipu", tmp_path) == (
+    headline = (
         "tiny: efficientnet_b0 on generated, 2 pipeline stages x 2 replicas of IPU-M2000, "
-        f"global batch 24, computed by IPUs; files in {tmp_path}"
+        "global batch 24, computed by IPUs"
     )
+    assert train_verb._headline(run, "ipu", tmp_path, 1) == f"{headline}; files in {tmp_path}"
+    several = f"{headline} in 2 instances; files in {tmp_path}"
+    assert train_verb._headline(run, "ipu", tmp_path, 2) == several

@@ -1,4 +1,4 @@
-"""How a run is batched, cut over IPUs and kept in memory, and its number types."""
+"""How a run is batched, cut over IPUs, kept in memory and compiled, and its number types."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Optional, Tuple
@@ -150,3 +150,19 @@ class Memory:
             "io_tiles",
             f"must be 0 or an even number from 32 to 192, got {self.io_tiles}",
         )
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What the SDK is told of compiling and running a program; it changes no number of a run."""
+
+    executable_cache: Optional[str] = None
+    """Folder in which the SDK keeps compiled programs and finds them again, whichever run they are
+    of; None: none, or ``POPTORCH_CACHE_DIR``. The IPU Model keeps no programs."""
+    profile: Optional[str] = None
+    """Folder for the SDK's profiles, which PopVision reads, one below it for training and one for
+    tests; None: none. The IPU Model has reports of its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("executable_cache", "profile"):
+            require(getattr(self, name) != "", name, "names a folder: must not be empty")

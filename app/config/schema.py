@@ -1,9 +1,9 @@
 """What a run is made of: frozen, typed, complete.
 
 The sections stand in modules by subject: ``network``, ``images``, ``execution``, ``learning``,
-``hardware`` and ``planning``. Every section checks its own values when it is built and raises
-``FieldError``, which names the field; the loader adds the file and the line. Numbers that follow
-from others are properties, never fields. Nothing here imports torch.
+``hardware``, ``planning`` and ``tracking``. Every section checks its own values when it is built
+and raises ``FieldError``, which names the field; the loader adds the file and the line. Numbers
+that follow from others are properties, never fields. Nothing here imports torch.
 """
 
 import re
@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.config.checks import FieldError, require
-from app.config.execution import Batching, Memory, Pipeline, Precision
+from app.config.execution import Batching, Execution, Memory, Pipeline, Precision
 from app.config.hardware import System
 from app.config.images import Augmentation, Data, Mixing
 from app.config.learning import FineTuning, Optimizer, Schedule, Training
 from app.config.network import Model, ModelName, Norm
 from app.config.planning import Planning
+from app.config.tracking import Tracking
 
 __all__ = [
     "Augmentation",
     "Batching",
     "Data",
+    "Execution",
     "FieldError",
     "FineTuning",
     "Memory",
@@ -36,6 +38,7 @@ __all__ = [
     "Run",
     "Schedule",
     "System",
+    "Tracking",
     "Training",
 ]
 
@@ -77,6 +80,10 @@ class Run:
     decide them before anything runs, for the global batch that they make."""
     planning: Planning = field(default_factory=Planning)
     """What the planner is asked for."""
+    execution: Execution = field(default_factory=Execution)
+    """Compiled programs and profiles."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Where metrics go beside the run's directory."""
     seed: int = 0
     """Seed of initial weights, data order, augmentation and device randomness."""
 

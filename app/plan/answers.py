@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Optional, Union
 
 from app.config.loader import dump
-from app.config.schema import Run
+from app.config.schema import Execution, Run, Tracking
 from app.ipu_model.cost.convolution.cache import cache_directory
 from app.ipu_model.cost.convolution.text import plain
 from app.ipu_model.memory import Misfit
@@ -43,7 +44,8 @@ def answers_directory() -> Optional[Path]:
 
 def answer_key(run: Run, explain: bool) -> str:
     """The address of an answer: a hash of all it depends on."""
-    text = json.dumps([_version(), dump(run), explain])
+    asked = replace(run, execution=Execution(), tracking=Tracking())  # no plan depends on them
+    text = json.dumps([_version(), dump(asked), explain])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Literal, get_args
+from typing import Any, Callable, Dict, List, Literal, Mapping, get_args
 
 from app.errors import AppError, CheckpointError
 from app.training.checkpoints import write_durably, write_error
@@ -25,6 +25,12 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._followers: List[Callable[[Mapping[str, Any]], None]] = []
+
+    def follow(self, follower: Callable[[Mapping[str, Any]], None]) -> None:
+        """Call ``follower`` with every record that is appended from now on, once it is in the
+        file."""
+        self._followers.append(follower)
 
     def append(self, step: int, epoch: float, phase: Phase, **values: float) -> None:
         """Add one line, in a single write. Raises DivergedError on a value that is not finite."""
@@ -34,13 +40,16 @@ class MetricsLog:
                     f"step {step}: {phase} {name!r} is {value}; lower optimizer.learning_rate "
                     "or lengthen schedule.warmup_epochs"
                 )
-        line = _encode({"step": step, "epoch": epoch, "phase": phase, **values})
+        record = {"step": step, "epoch": epoch, "phase": phase, **values}
+        line = _encode(record)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(line)
         except OSError as error:
             raise write_error(self.path, error) from error
+        for follower in self._followers:
+            follower(record)
 
     def truncate_after(self, step: int) -> None:
         """Keep the lines up to and including ``step``; without a file, do nothing."""

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import List
 
-from app.config.schema import Augmentation, FieldError, FineTuning, Memory, Mixing, Pipeline, Run
+from app.config.schema import (
+    Augmentation,
+    FieldError,
+    FineTuning,
+    Memory,
+    Mixing,
+    Pipeline,
+    Run,
+    Tracking,
+)
 from app.errors import ConfigError
 from app.training.freezing import head_of
 
@@ -54,6 +63,7 @@ def _fine_tuning_run(run: Run, size: int, checkpoint: Path) -> Run:
             optimizer=asked.optimizer.as_optimizer,
             schedule=asked.schedule.as_schedule,
             fine_tuning=FineTuning(),
+            tracking=_tracking(run, size),
             seed=_seed(run, size),
         )
     except FieldError as error:
@@ -61,6 +71,15 @@ def _fine_tuning_run(run: Run, size: int, checkpoint: Path) -> Run:
             f"fine_tuning: at {size} pixels '{error.field}' {error}; it holds for what "
             "fine_tuning says, and for the run where it says nothing"
         ) from error
+
+
+def _tracking(run: Run, size: int) -> Tracking:
+    """A run of its own, in the group of the run that it follows."""
+    asked = run.tracking
+    if asked.wandb == "disabled":
+        return asked
+    name = asked.name and f"{asked.name}-{phase_name(size)}"
+    return replace(asked, group=asked.group or run.name, name=name)
 
 
 def _memory(memory: Memory, before: Pipeline, after: Pipeline) -> Memory:

@@ -1,0 +1,1 @@
+"""What PopTorch and PopDist offer, and what the application asks of them: read, and watched."""
