@@ -61,7 +61,6 @@ test: $(BUILT)-test
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 test-sdk: $(SDK_VENV)/.test
-	@$(MAKE) --no-print-directory $(SDK_VENV)/.horovod || echo "tests of several instances are left out"
 	$(SDK_VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(BUILT)-test
@@ -100,10 +99,6 @@ $(SDK_VENV)/.test: requirements.txt requirements-test.txt requirements-sdk.txt c
 
 $(HOROVOD): $(BUILT) requirements-horovod.txt tools/build-horovod tools/horovod-cmake
 	tools/build-horovod $(RUN)
-	@touch $@
-
-$(SDK_VENV)/.horovod: $(SDK_VENV)/.test requirements-horovod.txt tools/build-horovod tools/horovod-cmake
-	tools/build-horovod $(SDK_VENV)/bin/python
 	@touch $@
 
 clean:
