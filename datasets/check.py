@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from tqdm import tqdm
 
 from app.errors import DatasetError
+from datasets.class_folders import FolderSplit
 from datasets.files import FileSplit
 from datasets.imagenet import ShardLayout, find_layout, number_of_classes, open_layout
 from datasets.notes import HANDLED, SKIPPED, Note
@@ -40,6 +41,9 @@ class Part:
     """All that is odd about them, in their order."""
     faults: Tuple[str, ...]
     """What else its shards hold and cannot be used, in sentences."""
+    ignored: Optional[int]
+    """Files and folders among the images that are left out for their ending or place; None for
+    shards, whose samples may have members of any kind."""
 
     @property
     def counts(self) -> Dict[str, int]:
@@ -110,7 +114,21 @@ def _part(name: str, split: FileSplit, threads: int) -> Part:
     faults: Tuple[str, ...] = ()
     if isinstance(split, ShardSplit):
         faults = tuple(os.fsdecode(bytes(fault)) for fault in split.index.faults)
-    return Part(name, len(split), tuple(notes), faults)
+    ignored = _ignored(split) if isinstance(split, FolderSplit) else None
+    return Part(name, len(split), tuple(notes), faults, ignored)
+
+
+def _ignored(split: FolderSplit) -> int:
+    """What lies in the part's folder and in its classes' beside these and the images."""
+    places = map(split.place, range(len(split)))
+    below = {os.path.dirname(place) for place in places} - {str(split.folder)}  # noqa: PTH120
+    try:
+        entries = sum(len(os.listdir(folder)) for folder in (split.folder, *below))  # noqa: PTH208
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename}: cannot be read, {error.strerror}; restore it"
+        ) from error
+    return entries - len(below) - len(split)
 
 
 def _notes_of(split: FileSplit, indices: range) -> List[Note]:
@@ -131,6 +149,8 @@ def _lines(found: Findings) -> Iterator[str]:
     yield f"{found.path}: {found.layout}, {found.classes} classes"
     for part in found.parts:
         yield f"{part.name}: {part.images} images, {part.skipped} of them cannot be used"
+        if part.ignored:
+            yield f"  {part.ignored} other files or folders are left out for their ending or place"
         yield from (f"  {fault}" for fault in part.faults)
         yield from (f"  {note.sentence}" for note in part.notes)
         if part.counts:
@@ -147,6 +167,7 @@ def _as_dict(found: Findings) -> Dict[str, Any]:
             part.name: {
                 "images": part.images,
                 "skipped": part.skipped,
+                "ignored": part.ignored,
                 "counts": part.counts,
                 "faults": list(part.faults),
                 "files": [

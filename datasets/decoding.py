@@ -25,6 +25,8 @@ Pixels = NDArray[np.uint8]
 _ORIENTATION = 0x0112  # tag of EXIF
 _UPRIGHT = 1
 _EXIF_BYTES = 1024  # the EXIF segment stands first, or behind a short JFIF segment
+_PNG_DEPTH = 24  # where a PNG says how many bits a channel has
+_DEEP_GREY = ("I;16", "I")  # 16 bits, which Pillow would clip at 255 and not scale, by its version
 _PIXELS_LIMIT = 2**28  # a header may promise any number: memory is taken before pixels are seen
 
 
@@ -98,6 +100,9 @@ def _slow(content: bytes, header: Header, divisor: int) -> Pixels:
         image = _opened(content)
         image.draft(None, (max(1, header.width // divisor), max(1, header.height // divisor)))
         image.load()
+        if image.mode in _DEEP_GREY:
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.stack([grey] * 3, axis=-1)
         # a copy, since torch wants to be able to write
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -107,10 +112,12 @@ def _slow_header(content: bytes, kinds: List[str]) -> Header:
         image = _opened(content)
     if image.mode == "CMYK":
         kinds.insert(0, "cmyk")
-    elif image.mode in ("1", "L", "I", "I;16"):
+    elif image.mode in ("1", "L", *_DEEP_GREY):
         kinds.insert(0, "greyscale")
     elif image.mode != "RGB":
         kinds.insert(0, "converted")
+    if image.format == "PNG" and content[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10":
+        kinds.append("deep")
     return Header(image.height, image.width, str(image.format), tuple(kinds), plain=False)
 
 

@@ -28,6 +28,7 @@ HANDLED: Dict[str, str] = {
     "cmyk": "is CMYK, taken as RGB",
     "greyscale": "is greyscale, taken as RGB",
     "converted": "has a palette or transparency, taken as RGB",
+    "deep": "has 16 bits a channel, of which the upper 8 are taken",
     "misnamed": "is not of the format that its name says, decoded by its content",
     "rotated": "has a rotation beside its pixels (EXIF), which is left alone",
     "flawed": "is slightly damaged, decoded as far as it goes",

@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from app.errors import DatasetError
 from datasets.files import SUFFIXES, FileSplit
 
-_VERSION = 1  # of the index's layout
+_VERSION = 2  # of the index's layout and of what counts as a fault
 _LABEL_BYTES = 1 << 16  # longest member that is read as a label
 
 
@@ -89,24 +89,22 @@ class ShardSplit(FileSplit):
 def open_shards(shards: Sequence[Path], part: str, image_size: int, test_crop: float) -> ShardSplit:
     """Shards of one folder, which are one part of a dataset; their index is kept beside them.
 
-    Tells on standard error what cannot be used. Raises ``DatasetError`` when nothing can.
+    Tells on standard error what cannot be used. Raises ``DatasetError`` when nothing can, and when
+    the system refuses to read a shard.
     """
     index = _index_of(shards, shards[0].parent / f"{part}.index.npz")
+    for fault in index.faults:
+        print(os.fsdecode(bytes(fault)), file=sys.stderr)
     if not len(index.names):
         raise DatasetError(
             f"{shards[0].parent}: the shards of {part} have no image with a label; each must be a "
             f"tar file of NAME{SUFFIXES[1]} and NAME.cls"
         )
-    for fault in index.faults:
-        print(os.fsdecode(bytes(fault)), file=sys.stderr)
     return ShardSplit(shards[0].parent, index, image_size, test_crop)
 
 
 def _index_of(shards: Sequence[Path], kept: Path) -> ShardIndex:
-    try:
-        states = [(shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
-    except OSError as error:
-        raise DatasetError(f"{error.filename}: cannot be read, {error.strerror}") from error
+    states = [_state(shard) for shard in shards]
     found = _load(kept)
     names = np.array([os.fsencode(shard.name) for shard in shards])
     if (
@@ -118,6 +116,21 @@ def _index_of(shards: Sequence[Path], kept: Path) -> ShardIndex:
     index = _built(shards, names, np.array(states, np.int64))
     _save(index, kept)
     return index
+
+
+def _state(shard: Path) -> Tuple[int, int]:
+    try:
+        status = shard.stat()
+    except OSError as error:
+        raise _unreadable(shard, error) from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _unreadable(shard: Path, error: OSError) -> DatasetError:
+    return DatasetError(
+        f"{shard}: cannot be read, {error.strerror or error}; see to the storage and the file's "
+        "permissions, then start again"
+    )
 
 
 def _built(
@@ -143,49 +156,88 @@ def _built(
 def read_shard(shard: Path) -> Tuple[List[Sample], List[str]]:
     """The images with labels of a shard, and sentences on what else it should not hold.
 
-    A shard that is cut short gives what is whole of it.
+    A shard that is cut short gives what is whole of it. Raises ``DatasetError`` when the system
+    refuses to read it: that may pass, so it says nothing of what the shard holds.
     """
-    images: Dict[str, Tuple[str, int, int]] = {}
-    labels: Dict[str, Optional[int]] = {}
+    images: Dict[str, List[Tuple[str, int, int]]] = {}
+    labels: Dict[str, Set[int]] = {}
     faults: List[str] = []
     try:
         with shard.open("rb") as file:
-            for member in _members(file):
-                key, ending = _key(member.name)
-                if ending in SUFFIXES:
-                    images[key] = member.name, member.offset_data, member.size
-                elif ending in (".cls", ".json") and member.size <= _LABEL_BYTES:
-                    text = os.pread(file.fileno(), member.size, member.offset_data)
-                    label = _label(text, ending)
-                    if label is not None or key not in labels:
-                        labels[key] = label
-    except (tarfile.TarError, OSError) as error:
-        faults.append(f"{shard}: is no whole tar file, {error}; replace it")
+            size = os.fstat(file.fileno()).st_size
+            try:
+                for member in _members(file, size):
+                    key, ending = _key(member.name)
+                    if ending in SUFFIXES:
+                        place = member.name, member.offset_data, member.size
+                        images.setdefault(key, []).append(place)
+                    elif ending in (".cls", ".json") and member.size <= _LABEL_BYTES:
+                        text = os.pread(file.fileno(), member.size, member.offset_data)
+                        label = _label(text, ending)
+                        if label is not None:
+                            labels.setdefault(key, set()).add(label)
+            except (tarfile.TarError, ValueError, OverflowError) as error:
+                faults.append(f"{shard}: is no whole tar file, {error}; replace it")
+    except OSError as error:
+        raise _unreadable(shard, error) from error
+    found, wrong = _paired(shard, images, labels, size, is_whole=not faults)
+    return found, faults + wrong
+
+
+def _paired(
+    shard: Path,
+    images: Dict[str, List[Tuple[str, int, int]]],
+    labels: Dict[str, Set[int]],
+    size: int,
+    is_whole: bool,
+) -> Tuple[List[Sample], List[str]]:
+    """The samples of which there is one image and one label, and sentences on the others.
+
+    ``images`` and ``labels`` are by key, ``size`` is the shard's; what one that is not whole lacks
+    is not counted.
+    """
+    faults: List[str] = []
+    mixed = [
+        key for key, found in images.items() if len(found) > 1 or len(labels.get(key, ())) > 1
+    ]
+    if mixed:
+        count = sum(len(images[key]) for key in mixed)
+        faults.append(
+            f"{shard}: {count} images share their name with another image or have several "
+            f"classes, the first is {images[mixed[0]][0][0]}, and are left out; give each sample "
+            "a name of its own, with one image and one class"
+        )
+    alone = {key: found[0] for key, found in images.items() if key not in set(mixed)}
     # a member that is cut short has its header all the same
-    size = shard.stat().st_size
-    whole = {key: at for key, at in images.items() if at[1] + at[2] <= size}
-    if len(whole) < len(images) and not faults:
-        faults.append(f"{shard}: is no whole tar file, it ends within an image; replace it")
-    lacking = [key for key in whole if labels.get(key) is None]
+    whole = {key: at for key, at in alone.items() if at[1] + at[2] <= size}
+    lacking = [key for key in whole if key not in labels]
     if lacking:
         faults.append(
             f"{shard}: {len(lacking)} of {len(whole)} images have no class, the first is "
             f"{whole[lacking[0]][0]}, and are left out; add {lacking[0]}.cls"
         )
-    found = [
-        Sample(*at, label) for key, at in whole.items() if (label := labels.get(key)) is not None
-    ]
+    without = [key for key in labels if key not in images]
+    if without and is_whole:
+        faults.append(
+            f"{shard}: {len(without)} samples have a class but no image ({', '.join(SUFFIXES)}), "
+            f"the first is {without[0]}, and are left out; store their images as JPEG or PNG"
+        )
+    found = [Sample(*at, min(labels[key])) for key, at in whole.items() if key in labels]
     return found, faults
 
 
-def _members(file: Any) -> Iterator[tarfile.TarInfo]:
-    """The regular files. Raises ``TarError``, also where the library would take a damaged or cut
-    header for the end."""
+def _members(file: Any, size: int) -> Iterator[tarfile.TarInfo]:
+    """The regular files of a shard of ``size`` bytes. Raises ``TarError``, also where the library
+    would take a damaged or cut header for the end, or seek to where no file reaches."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined] # else one object for every image
+            if member.size < 0:
+                raise tarfile.ReadError(f"{member.name} has a size below zero")
             if member.isreg():
                 yield member
+            if tar.offset > size:
+                raise tarfile.ReadError(f"it ends within {member.name}")
         if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("no end mark where its last header ends")
 
