@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from app.config.loader import CONFIG_ROOT
+from app.config.loader import CONFIG_ROOT, load_run, load_text
 from app.training import metrics as metrics_file
 from benchmarks.record import replaced
 from benchmarks.reproduce.running import Job, run_jobs
@@ -36,7 +36,7 @@ def _job(seed: int) -> Job:
         f"seed {seed}",
         (*words, "--out", str(folder)),
         Path("runs") / f"digits-seed{seed}.log",
-        lambda: _accuracy(folder) is not None,
+        lambda: _is_trained(seed),
     )
 
 
@@ -46,6 +46,15 @@ def _accuracy(folder: Path) -> Optional[float]:
     records = metrics_file.read(file) if file.is_file() else []
     tested = [record for record in records if record["phase"] == "test"]
     return 100 * float(tested[-1]["accuracy"]) if tested else None
+
+
+def _is_trained(seed: int) -> bool:
+    """Whether the folder holds this very run, to its end."""
+    config = _folder(seed) / "config.yml"
+    if not config.is_file() or _accuracy(_folder(seed)) is None:
+        return False
+    run = load_run(CONFIG_ROOT / "digits.yml", [f"seed={seed}"])
+    return load_text(config.read_text(encoding="utf-8"), str(config)) == run
 
 
 def table(accuracies: Sequence[float]) -> str:
@@ -71,7 +80,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(failure, file=sys.stderr)
     if failures:
         return 1
-    accuracies = [each for seed in _SEEDS for each in [_accuracy(_folder(seed))] if each]
+    accuracies = [
+        each for seed in _SEEDS for each in [_accuracy(_folder(seed))] if each is not None
+    ]
     print(table(accuracies))
     if chosen.write:
         page = replaced(_PAGE.read_text(encoding="utf-8"), "digits", table(accuracies))

@@ -312,7 +312,7 @@ def _print(found: Mapping[str, Any]) -> None:
 def main() -> int:
     """Measure and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, choices=range(1, 1000), metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-pod", action="store_true", help="leave out the loader and the POD")
     arguments = parser.parse_args()

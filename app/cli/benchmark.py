@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from app.errors import ConfigError
+
 HELP = "run the benchmark suite: tables, pictures and a page of every figure"
 
 _OUT = Path("runs/benchmark")
@@ -42,6 +44,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_verb(options: argparse.Namespace) -> int:
     """Run the suite."""
+    if options.workers < 1:
+        raise ConfigError(f"--workers: must be at least 1, got {options.workers}")
     if options.only == "list":
         from benchmarks.suite.sections import SECTIONS
 
@@ -58,6 +62,6 @@ def run_verb(options: argparse.Namespace) -> int:
             check=options.check,
             accept=options.accept,
             write=options.write,
-            workers=max(1, options.workers),
+            workers=options.workers,
         )
     )

@@ -81,21 +81,29 @@ def read_expected(path: Path = EXPECTED) -> Dict[str, Expectation]:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: Expectation(**values) for name, values in found.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: {error}; write it with --accept") from error
+        raise ConfigError(f"{path}: {error}; restore it from the repository") from error
 
 
-def accept(quantities: Sequence[Quantity], path: Path = EXPECTED) -> int:
+def accept(
+    quantities: Sequence[Quantity], path: Path = EXPECTED, replaced: Sequence[str] = ()
+) -> int:
     """Make figures those of record; returns how many there are then.
 
-    Figures of the file that are not among these stay, and so do tolerances.
+    Figures of the file that are not among these stay, but for those of sections that are
+    ``replaced``. Tolerances stay.
+
+    Raises:
+        ConfigError: the file is there and cannot be read.
     """
-    kept: Dict[str, Expectation] = read_expected(path) if path.is_file() else {}
+    before: Dict[str, Expectation] = read_expected(path) if path.is_file() else {}
+    kept = {name: each for name, each in before.items() if name.partition("/")[0] not in replaced}
     for each in quantities:
-        before = kept.get(each.name)
         usual = None if each.origin == "measured" else SIMULATED_TOLERANCE
-        tolerance = before.tolerance if before else usual
+        tolerance = before[each.name].tolerance if each.name in before else usual
         kept[each.name] = Expectation(each.value, each.unit, each.origin, tolerance)
     # a line for each figure: a change of one is a line of the diff
     lines = [f" {json.dumps(name)}: {json.dumps(vars(kept[name]))}" for name in sorted(kept)]
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    part.replace(path)
     return len(lines)

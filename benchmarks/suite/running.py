@@ -11,12 +11,13 @@ import platform
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from tqdm import tqdm
 
@@ -59,7 +60,7 @@ class Store:
 
     def get(self, job: Job) -> Optional[Result]:
         """The result, if it is there and nothing it depends on has changed since."""
-        made_with = _made_with(job.module)  # as sources are now, before anything runs
+        made_with = _made_with(job.module, job.alone)  # as sources are now, before anything runs
         try:
             kept = json.loads(self._path(job).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -76,7 +77,7 @@ class Store:
             "function": job.function,
             "arguments": json.loads(job.arguments),
             "seconds": round(seconds, 3),
-            "made_with": _made_with(job.module),
+            "made_with": _made_with(job.module, job.alone),
             "result": result,
         }
         whole, part = self._path(job), self._path(job).with_suffix(".part")
@@ -117,19 +118,32 @@ def run_jobs(jobs: Iterable[Job], store: Store, workers: int) -> Outcome:
 
 def _run(
     jobs: Sequence[Job], workers: int, store: Store, progress: "tqdm[Any]"
-) -> "Iterable[Tuple[Job, Union[Result, Failure]]]":
-    if not jobs:
-        return
-    # spawned: torch's threads and a fork do not go together. Two threads for what is alone
+) -> "Iterator[Tuple[Job, Union[Result, Failure]]]":
+    waiting = list(jobs)
+    while waiting:
+        # a process that the system ends takes its pool along; what waits goes on in another
+        yield from _in_a_pool(waiting, workers, store, progress)
+
+
+def _in_a_pool(
+    waiting: List[Job], workers: int, store: Store, progress: "tqdm[Any]"
+) -> "Iterator[Tuple[Job, Union[Result, Failure]]]":
+    """Run jobs off the list until it is empty or the pool is broken."""
+    # spawned: torch's threads and a fork do not go together
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _quiet) as pool:
-        running: Dict[Future[Tuple[Result, float]], Job] = {}
-        waiting = list(jobs)
+    running: Dict[Future[Tuple[Result, float]], Job] = {}
+    broken = False
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, _quiet) as pool:
         try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.pop(0)
-                    running[pool.submit(_timed, job)] = job
+            while running or (waiting and not broken):
+                while waiting and len(running) < workers and not broken:
+                    try:
+                        running[pool.submit(_timed, waiting[0])] = waiting[0]
+                        waiting.pop(0)
+                    except BrokenProcessPool:
+                        broken = True
+                if not running:
+                    break
                 progress.set_postfix_str(str(next(iter(running.values()))), refresh=True)
                 ended, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in ended:
@@ -137,7 +151,8 @@ def _run(
                     yield job, _result_of(job, future, store)
                     progress.update()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
             raise
 
 
@@ -155,7 +170,7 @@ def _result_of(
 
 
 def _quiet() -> None:
-    """Ctrl-C is for the process that waits; it ends these."""
+    """Ctrl-C is for the process that waits: it ends these."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -169,8 +184,9 @@ def _timed(job: Job) -> Tuple[Result, float]:
 
 
 @lru_cache(maxsize=None)
-def _made_with(module: str) -> str:
-    """Digest of the sources and versions that a job of this module depends on."""
+def _made_with(module: str, measured: bool) -> str:
+    """Digest of the sources and versions that a job of this module depends on, and of the machine
+    where it measures that."""
     digest = hashlib.sha256()
     for path in [*_modules_below(module), *_sources()]:
         digest.update(os.path.relpath(path, _ROOT).encode())
@@ -178,6 +194,9 @@ def _made_with(module: str) -> str:
     for package in _PACKAGES:
         digest.update(f"{package} {version(package)}".encode())
     digest.update(platform.python_version().encode())
+    if measured:
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        digest.update(f"{platform.node()} {os.cpu_count()} {threads}".encode())
     return digest.hexdigest()
 
 

@@ -1,6 +1,5 @@
 """Jobs that simulate: a run of this project, or a row of a published table."""
 
-from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional
 
 from app import backend
@@ -17,7 +16,7 @@ __all__ = ["row_job", "run_job", "simulated_row", "simulated_run"]
 def run_job(config: str, settings: Optional[List[str]] = None, mode: str = "training") -> Job:
     """Simulate a run file below ``ipu_configs`` with settings as ``--set`` takes them.
 
-    The result has the keys of `figures`, and ``problem`` where the run cannot be expressed.
+    The result has the keys of `figures`.
     """
     return Job.of(simulated_run, config=config, settings=settings or [], mode=mode)
 
@@ -32,7 +31,7 @@ def simulated_run(config: str, settings: List[str], mode: str) -> Result:
     """See `run_job`."""
     backend.choose("ipu-model")
     run = load_run(CONFIG_ROOT / config, settings)
-    batching = replace(run.batching)
+    batching = run.batching
     simulation = simulate_run(run, "inference" if mode == "inference" else "training")
     return {
         **figures(simulation),

@@ -27,3 +27,8 @@ def busy_s(seconds: float) -> Dict[str, Any]:
     while time.time() < began + seconds:
         pass
     return {"began": began, "ended": time.time(), "process": os.getpid()}
+
+
+def die(code: int) -> Dict[str, Any]:
+    """End the process at once, as the system does where memory is short."""
+    os._exit(code)

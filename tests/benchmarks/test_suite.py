@@ -2,7 +2,12 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List
@@ -30,7 +35,7 @@ from benchmarks.suite.main import Request, run
 from benchmarks.suite.page import html
 from benchmarks.suite.running import Store, run_jobs
 from benchmarks.suite.sections import SECTIONS
-from tests.benchmarks.suite_jobs import busy_s, double, refuse
+from tests.benchmarks.suite_jobs import busy_s, die, double, refuse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,6 +80,38 @@ def test_a_job_that_raises_takes_nothing_from_the_others(tmp_path: Path) -> None
     assert [failure.job for failure in outcome.failures] == [jobs[0]]
     assert "number: 1 is refused; give another" in str(outcome.failures[0])
     assert list(outcome.results) == [jobs[1]]
+
+
+def test_a_process_that_is_killed_is_a_failure_of_its_job_alone(tmp_path: Path) -> None:
+    jobs = [Job.of(die, code=9), *(Job.of(double, number=each) for each in range(3))]
+    outcome = run_jobs(jobs, Store(tmp_path), workers=1)
+    assert [failure.job for failure in outcome.failures] == [jobs[0]]
+    assert list(outcome.results) == jobs[1:]
+
+
+def test_ctrl_c_ends_what_runs_and_keeps_what_has_ended(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from benchmarks.suite.jobs import Job\n"
+        "from benchmarks.suite.running import Store, run_jobs\n"
+        "from tests.benchmarks.suite_jobs import busy_s, double\n"
+        "if __name__ == '__main__':\n"
+        "    jobs = [Job.of(double, number=1), Job.of(busy_s, seconds=60)]\n"
+        f"    run_jobs(jobs, Store(Path({str(tmp_path / 'jobs')!r})), workers=1)\n"
+    )
+    script = tmp_path / "suite.py"
+    script.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    running = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("jobs/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert "KeyboardInterrupt" in said
+    assert len(list(tmp_path.glob("jobs/*.json"))) == 1
 
 
 def test_what_measures_time_runs_alone_and_last(tmp_path: Path) -> None:
@@ -258,7 +295,7 @@ def test_a_figure_that_is_no_number_has_moved() -> None:
 def test_a_broken_file_of_figures_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "figures.json"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"figures\.json: .*; write it with --accept"):
+    with pytest.raises(ConfigError, match=r"figures\.json: .*; restore it from the repository"):
         gate.read_expected(file)
 
 
@@ -279,7 +316,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     expected = tmp_path / "figures.json"
     monkeypatch.setattr(gate, "EXPECTED", expected)
     monkeypatch.setattr(gate.read_expected, "__defaults__", (expected,))
-    monkeypatch.setattr(gate.accept, "__defaults__", (expected,))
+    monkeypatch.setattr(gate.accept, "__defaults__", (expected, ()))
     return tmp_path
 
 
@@ -328,6 +365,17 @@ def test_committed_figures_belong_to_sections_that_are_there() -> None:
     expected = gate.read_expected()
     assert expected
     assert {name.partition("/")[0] for name in expected} <= {*SECTIONS, *OTHERS}
+
+
+def test_figures_of_one_run_are_the_same_wherever_they_stand() -> None:
+    figures = gate.read_expected()
+    for ours, configuration in (
+        ("reproduce/native", "b0-g16-lnpn-native"),
+        ("reproduce/half", "b0-g16-lnpn-half"),
+        ("reproduce/gn-64", "b0-g16-gn-native"),
+    ):
+        here, there = figures[f"{ours}/images-per-s"], figures[f"training/{configuration}/ours"]
+        assert here.value == pytest.approx(there.value, rel=1e-9)
 
 
 def test_the_authors_rows_are_the_published_ones() -> None:

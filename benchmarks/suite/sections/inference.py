@@ -251,8 +251,8 @@ def _lead(curves: Mapping[str, Curve], poprt: Sequence[Mapping[str, Cell]]) -> s
 
 _LIMITS = (
     "What is not shown: the host, its queue and its transfers, which add to each latency; and how "
-    "far to trust the ends of the lines – the largest batch is the IPU Model's word, and the "
-    "section on published figures says how bold that is."
+    "far to trust the ends of the lines – the largest batch is the IPU Model's word, and "
+    "docs/ipu-model.md says how bold that is."
 )
 
 

@@ -221,7 +221,11 @@ def _chapter(results: Results) -> Chapter:
         lead=_lead(summary, rows, fit_rows),
         tables=[table for table in tables if table.rows],
         pictures=_pictures(rows, single),
-        quantities=_quantities(summary, fit_rows),
+        # a mean over some rows is another figure than that over all
+        quantities=_quantities(
+            summary if len(rows) == len(paper.table("throughput.csv")) else [],
+            fit_rows if len(fit_rows) == len(paper.table("fits.csv")) else [],
+        ),
     )
 
 
