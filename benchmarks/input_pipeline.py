@@ -309,10 +309,17 @@ def _print(found: Mapping[str, Any]) -> None:
         )
 
 
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
 def main() -> int:
     """Measure and print; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, choices=range(1, 1000), metavar="N")
+    parser.add_argument("--rounds", type=_at_least_one, default=15, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-pod", action="store_true", help="leave out the loader and the POD")
     arguments = parser.parse_args()
