@@ -123,7 +123,7 @@ def _ignored(split: FolderSplit) -> int:
     places = map(split.place, range(len(split)))
     below = {os.path.dirname(place) for place in places} - {str(split.folder)}  # noqa: PTH120
     try:
-        entries = sum(len(os.listdir(folder)) for folder in (split.folder, *below))  # noqa: PTH208
+        entries = sum(len(os.listdir(folder)) for folder in (str(split.folder), *below))  # noqa: PTH208
     except OSError as error:
         raise DatasetError(
             f"{error.filename}: cannot be read, {error.strerror}; restore it"

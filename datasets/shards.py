@@ -180,7 +180,7 @@ def read_shard(shard: Path) -> Tuple[List[Sample], List[str]]:
                 faults.append(f"{shard}: is no whole tar file, {error}; replace it")
     except OSError as error:
         raise _unreadable(shard, error) from error
-    found, wrong = _paired(shard, images, labels, size, is_whole=not faults)
+    found, wrong = _paired(shard, images, labels, is_whole=not faults)
     return found, faults + wrong
 
 
@@ -188,33 +188,32 @@ def _paired(
     shard: Path,
     images: Dict[str, List[Tuple[str, int, int]]],
     labels: Dict[str, Set[int]],
-    size: int,
     is_whole: bool,
 ) -> Tuple[List[Sample], List[str]]:
     """The samples of which there is one image and one label, and sentences on the others.
 
-    ``images`` and ``labels`` are by key, ``size`` is the shard's; what one that is not whole lacks
-    is not counted.
+    ``images`` and ``labels`` are by key. A shard that is not whole may have lost an image behind
+    its class, so that such classes are not counted.
     """
     faults: List[str] = []
-    mixed = [
-        key for key, found in images.items() if len(found) > 1 or len(labels.get(key, ())) > 1
-    ]
+    single: Dict[str, Tuple[str, int, int]] = {}
+    mixed: List[Tuple[str, int, int]] = []
+    for key, found in images.items():
+        if len(found) == 1 and len(labels.get(key, ())) <= 1:
+            single[key] = found[0]
+        else:  # which image belongs to which class would be a guess
+            mixed += found
     if mixed:
-        count = sum(len(images[key]) for key in mixed)
         faults.append(
-            f"{shard}: {count} images share their name with another image or have several "
-            f"classes, the first is {images[mixed[0]][0][0]}, and are left out; give each sample "
-            "a name of its own, with one image and one class"
+            f"{shard}: {len(mixed)} images share their name with another image or have several "
+            f"classes, the first is {mixed[0][0]}, and are left out; give each sample a name of "
+            "its own, with one image and one class"
         )
-    alone = {key: found[0] for key, found in images.items() if key not in set(mixed)}
-    # a member that is cut short has its header all the same
-    whole = {key: at for key, at in alone.items() if at[1] + at[2] <= size}
-    lacking = [key for key in whole if key not in labels]
+    lacking = [key for key in single if key not in labels]
     if lacking:
         faults.append(
-            f"{shard}: {len(lacking)} of {len(whole)} images have no class, the first is "
-            f"{whole[lacking[0]][0]}, and are left out; add {lacking[0]}.cls"
+            f"{shard}: {len(lacking)} of {len(single)} images have no class, the first is "
+            f"{single[lacking[0]][0]}, and are left out; add {lacking[0]}.cls"
         )
     without = [key for key in labels if key not in images]
     if without and is_whole:
@@ -222,19 +221,23 @@ def _paired(
             f"{shard}: {len(without)} samples have a class but no image ({', '.join(SUFFIXES)}), "
             f"the first is {without[0]}, and are left out; store their images as JPEG or PNG"
         )
-    found = [Sample(*at, min(labels[key])) for key, at in whole.items() if key in labels]
-    return found, faults
+    samples = [Sample(*at, min(labels[key])) for key, at in single.items() if key in labels]
+    return samples, faults
 
 
 def _members(file: Any, size: int) -> Iterator[tarfile.TarInfo]:
-    """The regular files of a shard of ``size`` bytes. Raises ``TarError``, also where the library
-    would take a damaged or cut header for the end, or seek to where no file reaches."""
+    """The regular files that are whole, of a shard of ``size`` bytes.
+
+    Raises ``TarError``, also where the library would take a damaged or cut header for the end, or
+    seek to where no file reaches.
+    """
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined] # else one object for every image
             if member.size < 0:
                 raise tarfile.ReadError(f"{member.name} has a size below zero")
-            if member.isreg():
+            # one that is cut short has its header all the same
+            if member.isreg() and member.offset_data + member.size <= size:
                 yield member
             if tar.offset > size:
                 raise tarfile.ReadError(f"it ends within {member.name}")

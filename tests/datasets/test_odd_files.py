@@ -261,6 +261,22 @@ def test_the_checker_ends_with_0_where_all_files_can_be_used(
     ]
 
 
+def test_the_checker_counts_what_is_left_out_for_its_ending_or_place(
+    tmp_path: Path, capsys: "pytest.CaptureFixture[str]"
+) -> None:
+    write_tree(tmp_path, 6, 3, odd=False)
+    folder = tmp_path / "train" / "n01"
+    for path in (folder / "a.webp", folder / "._n01_0000.JPEG", tmp_path / "train" / "loose.JPEG"):
+        path.write_bytes(b"")
+    (folder / "deeper").mkdir()
+    assert check.run(tmp_path, threads=1, as_json=False) == 0
+    said = "  4 other files or folders are left out for their ending or place"
+    assert capsys.readouterr().out.splitlines()[2] == said
+    check.run(tmp_path, threads=1, as_json=True)
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert (parts["train"]["ignored"], parts["val"]["ignored"]) == (4, 0)
+
+
 def test_the_command_ends_with_2_and_one_sentence_on_a_wrong_layout(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "datasets", "check", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

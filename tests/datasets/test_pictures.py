@@ -16,7 +16,7 @@ from torchvision.transforms import functional as F_vision
 from torchvision.transforms.functional import pil_to_tensor
 
 from app.errors import DatasetError
-from datasets import pictures
+from datasets import decoding, pictures
 from datasets.crops import Box, centre_box, resized_sides
 from datasets.decoding import SCALES, decode, read_header
 from datasets.notes import SKIPPED, Note, UnreadableImageError
@@ -265,6 +265,32 @@ def test_every_kind_of_image_has_three_channels(mode: str, kind: str) -> None:
     for pixels in (picture.part(Box(0, 0, 12, 12), 6), picture.prepared(6, 0.875)):
         assert pixels.shape == (3, 6, 6) and pixels.dtype == torch.uint8
         assert int(pixels.min()) >= 253
+
+
+DEEP = np.array([[0, 255, 256], [0x1234, 0x8000, 0xFFFF]], np.uint16)
+
+
+def test_the_upper_8_of_16_grey_bits_are_taken() -> None:
+    notes: List[Note] = []
+    picture = EncodedPicture(content(Image.fromarray(DEEP), "PNG"), "a.png", notes.append)
+    pixels = picture._decoded(1)
+    assert pixels.dtype == np.uint8
+    assert np.array_equal(pixels, np.stack([DEEP >> 8] * 3, axis=-1))
+    assert [note.sentence for note in notes] == [
+        "a.png: is greyscale, taken as RGB",
+        "a.png: has 16 bits a channel, of which the upper 8 are taken",
+    ]
+
+
+def test_grey_of_16_bits_is_scaled_too_where_pillow_opens_it_as_32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored = content(Image.fromarray(DEEP), "PNG")
+    header = read_header(stored)
+    image = Image.fromarray(DEEP.astype(np.int32))
+    assert image.mode == "I"
+    monkeypatch.setattr(decoding, "_opened", lambda _: image)
+    assert np.array_equal(decode(stored, header)[0][..., 0], DEEP >> 8)
 
 
 def test_a_rotation_noted_beside_the_pixels_is_left_alone() -> None:

@@ -1,5 +1,6 @@
 """Tar shards with an index: the same samples as folders, in the same exact order."""
 
+import errno
 import io
 import os
 import tarfile
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from app.config.schema import Augmentation, Data
 from app.errors import ConfigError, DatasetError
 from datasets import ImageDataset, StreamSampler, TrainingStream, check, open_dataset, shards
-from datasets.shards import read_shard
+from datasets.shards import open_shards, read_shard
 from tests.datasets.pictures_on_disk import add, encoded, photograph, write_shards, write_tree
 
 
@@ -148,6 +149,95 @@ def test_an_image_without_a_class_is_left_out_and_told_of(tmp_path: Path, label:
     assert faults == [
         f"{path}: 1 of 2 images have no class, the first is a.jpg, and are left out; add a.cls"
     ]
+
+
+IMAGE = encoded(photograph(0))
+
+
+@pytest.mark.parametrize(
+    ("members", "images", "first"),
+    [
+        ([("a.jpg", IMAGE), ("a.cls", b"1"), ("a.jpg", IMAGE), ("a.cls", b"1")], 2, "a.jpg"),
+        ([("a.jpg", IMAGE), ("a.cls", b"1"), ("a.cls", b"2"), ("a.jpg", IMAGE)], 2, "a.jpg"),
+        ([("a.png", IMAGE), ("a.jpg", IMAGE), ("a.cls", b"1")], 2, "a.png"),
+        ([("a.jpg", IMAGE), ("a.cls", b"1"), ("a.json", b'{"label": 2}')], 1, "a.jpg"),
+    ],
+)
+def test_samples_that_share_a_name_are_left_out_and_told_of(
+    tmp_path: Path, members: List[Tuple[str, bytes]], images: int, first: str
+) -> None:
+    path = shard_of(tmp_path / "a.tar", [*members, ("b.jpg", IMAGE), ("b.cls", b"0")])
+    found, faults = read_shard(path)
+    assert [(each.name, each.label) for each in found] == [("b.jpg", 0)]
+    assert faults == [
+        f"{path}: {images} images share their name with another image or have several classes, "
+        f"the first is {first}, and are left out; give each sample a name of its own, with one "
+        "image and one class"
+    ]
+
+
+def test_a_class_that_is_given_twice_alike_is_no_fault(tmp_path: Path) -> None:
+    members = [("a.jpg", IMAGE), ("a.cls", b"1"), ("a.json", b'{"label": 1}')]
+    found, faults = read_shard(shard_of(tmp_path / "a.tar", members))
+    assert [(each.name, each.label) for each in found] == [("a.jpg", 1)]
+    assert faults == []
+
+
+def test_classes_of_images_that_are_left_out_for_their_ending_are_told_of(tmp_path: Path) -> None:
+    members = [("a.webp", b"RIFF"), ("a.cls", b"1"), ("b.jpg", IMAGE), ("b.cls", b"0")]
+    path = shard_of(tmp_path / "a.tar", members)
+    found, faults = read_shard(path)
+    assert [each.name for each in found] == ["b.jpg"]
+    assert faults == [
+        f"{path}: 1 samples have a class but no image (.jpeg, .jpg, .png), the first is a, and are "
+        "left out; store their images as JPEG or PNG"
+    ]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("call", ["stat", "open", "pread"])
+def test_a_storage_that_fails_for_a_while_costs_no_samples_later(
+    tmp_path: Path, roots: Tuple[Path, Path], call: str, code: int
+) -> None:
+    write_shards(tmp_path, roots[0], per_shard=8)
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.MonkeyPatch.context() as patch:
+        if call == "stat":
+            patch.setattr(Path, "stat", refuse)
+        elif call == "open":
+            patch.setattr(Path, "open", refuse)
+        else:
+            patch.setattr(os, "pread", refuse)
+        shard = tmp_path / "train" / "train-000000.tar"
+        with pytest.raises(DatasetError) as error:
+            open_shards([shard], "train", 8, 1.0)
+    assert str(error.value) == (
+        f"{shard}: cannot be read, {os.strerror(code)}; see to the storage and the file's "
+        "permissions, then start again"
+    )
+    assert not list(tmp_path.glob("*/*npz*"))
+    assert len(opened(tmp_path).train) == 30
+
+
+@pytest.mark.parametrize(
+    "size", [b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"\x80" + b"\0" * 3 + b"\x7f" * 8]
+)
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, b"Z"])
+def test_impossible_sizes_in_a_header_are_damage(tmp_path: Path, size: bytes, kind: bytes) -> None:
+    path = shard_of(tmp_path / "a.tar", [("b.jpg", IMAGE), ("b.cls", b"0"), ("a.cls", b"1")])
+    whole = bytearray(path.read_bytes())
+    start = whole.index(b"a.cls")
+    header = whole[start : start + 512]
+    header[124:136], header[156:157], header[148:156] = size, kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    whole[start : start + 512] = header
+    path.write_bytes(whole)
+    found, faults = read_shard(path)
+    assert [each.name for each in found] == ["b.jpg"]
+    assert len(faults) == 1 and faults[0].startswith(f"{path}: is no whole tar file, ")
 
 
 def test_what_is_whole_of_a_shard_that_is_cut_short_is_used(tmp_path: Path) -> None:
