@@ -39,7 +39,8 @@ class HorovodExchange:
 
     def _begin(self, place: Place) -> None:
         """The main thread waits in Horovod here: if another is lost, the watch ends the process."""
-        if place.launcher != "horovodrun" and not self._hvd.mpi_built():
+        by_us = place.launcher == "app"  # no MPI has started us, whatever Horovod was built with
+        if by_us or (place.launcher != "horovodrun" and not self._hvd.mpi_built()):
             os.environ.update(_environment(place))
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(_GLOO_TIMEOUT_S))
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")  # who is lost says the watch
@@ -47,6 +48,15 @@ class HorovodExchange:
             self._hvd.init()
         except Exception as error:  # Horovod's own types, by version
             raise self._watch.explain(error) from error
+        found = (int(self._hvd.rank()), int(self._hvd.size()))
+        if found != (place.index, place.count):
+            sentence = (
+                f"instance {place.index}: Horovod takes it for {found[0]} of {found[1]} instances, "
+                f"and it is one of {place.count}; start all by one launcher, with a Horovod that "
+                "has Gloo (`make horovod`)"
+            )
+            self._watch.leave(sentence)
+            raise InstanceError(sentence)
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum over all instances, in place; the same bits in each."""

@@ -1,18 +1,20 @@
 """Bringing the instances of a run together, and what a ``World`` of several does."""
 
 import json
+import math
 import os
 import socket
 import sys
+import time
 import traceback
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, List, Optional, Sequence, Type
+from typing import Any, List, Optional, Sequence, Tuple, Type
 
 import torch
 
 from app.distributed import rendezvous
-from app.distributed.errors import PreemptedError
+from app.distributed.errors import InstanceError, PreemptedError
 from app.distributed.exchange import HorovodExchange, address_towards
 from app.distributed.place import Place
 from app.distributed.watch import (
@@ -31,13 +33,14 @@ from app.sdk import connect_instances
 PATIENCE_S = 300.0
 """How long instances wait for the last one to start."""
 _HANG = "IPU_APP_HANG_S"
+_RETRY_S = 1.0
 
 
 def join(place: Optional[Place]) -> World:
     """Meet the others; without a place there are none.
 
     Raises:
-        ConfigError: Horovod is not installed.
+        ConfigError: Horovod is not installed, or ``IPU_APP_HANG_S`` is no time.
         InstanceError: the others are not there.
     """
     if place is None:
@@ -63,19 +66,58 @@ def require_horovod(count: int) -> None:
 
 
 def _meet(place: Place) -> Watch:
+    hang_s = hang_limit() if place.index == 0 else HANG_S
     if place.launcher != "horovodrun" and place.index == 0:
         rendezvous.serve(place.address)
-    own = address_towards(place.address[0])
+    own = _own_address(place.address, PATIENCE_S)
     peers: List[Peer]
     if place.index == 0:
         listener = listen(own)
         rendezvous.publish(place.address, "watch", f"{own}:{listener.getsockname()[1]}")
-        peers = receive_peers(listener, place.count, PATIENCE_S)
+        peers = receive_peers(listener, place.count, PATIENCE_S, hang_s)
     else:
         found = rendezvous.await_published(place.address, "watch", PATIENCE_S)
         host, _, port = found.rpartition(":")
-        peers = [connect_first(place.index, host, int(port), PATIENCE_S)]
-    return Watch(place.index, own, peers, SILENCE_S, float(os.environ.get(_HANG, HANG_S)))
+        first = connect_first(place.index, host, int(port), PATIENCE_S)
+        peers, hang_s = [first], first.hang_s
+    return Watch(place.index, own, peers, SILENCE_S, hang_s)
+
+
+def hang_limit() -> float:
+    """So many seconds an instance may let others wait; what instance 0 is given holds for all.
+
+    Raises:
+        ConfigError: the environment gives no time.
+    """
+    text = os.environ.get(_HANG)
+    if text is None:
+        return HANG_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:  # what is not a number compares as False
+        raise ConfigError(
+            f"{_HANG}: must be a number of seconds above 0, got {text!r}; correct it, or leave it "
+            f"out for {HANG_S:g}"
+        )
+    return seconds
+
+
+def _own_address(meeting: Tuple[str, int], patience_s: float) -> str:
+    """This host's address on the way to the meeting place, once that is known: hosts of a cluster
+    may start before its names do."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return address_towards(meeting[0])
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InstanceError(
+                    f"{meeting[0]}:{meeting[1]}: this host finds no way there ({error.strerror}); "
+                    "give an address of instance 0's host that all can reach"
+                ) from error
+        time.sleep(min(_RETRY_S, patience_s))
 
 
 class Instances(World):
@@ -108,9 +150,6 @@ class Instances(World):
         """Sum over all instances, in place: the IPU Model's links between IPUs."""
         self._exchange.all_reduce(tensor)
 
-    def check(self) -> None:
-        self._watch.check()
-
     def __exit__(
         self,
         kind: Optional[Type[BaseException]],
@@ -120,10 +159,13 @@ class Instances(World):
         """Part in good order, or end this process at once: Horovod would wait at its end for
         instances that do not answer any more."""
         if error is None or isinstance(error, PreemptedError):
-            self.gather([0.0])  # who is done waits: the others may still read what it has
-            self._exchange.end()
-            self._watch.leave()
-            return
+            try:
+                self.gather([0.0])  # who is done waits: the others may still read what it has
+                self._exchange.end()
+                self._watch.leave()
+                return
+            except InstanceError as lost:
+                error = lost
         code = 1
         if isinstance(error, AppError):
             code, said = error.exit_code, str(error)

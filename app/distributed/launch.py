@@ -37,7 +37,13 @@ def place_from(instances: int, instance: Optional[int], meet: Optional[str]) -> 
         )
     if instance is not None and meet is not None:
         return Place(instance, instances, "app", parse_address("--meet", meet))
-    return place_of()
+    place = place_of()
+    if place is not None and instances not in (1, place.count):  # 1 is what no flag means
+        raise ConfigError(
+            f"--instances {instances}: {place.launcher} has started {place.count}; leave the flag "
+            "out, or give both the same number"
+        )
+    return place
 
 
 def launch(instances: int, run: Run, computed_by: str, arguments: List[str]) -> int:
@@ -50,11 +56,12 @@ def launch(instances: int, run: Run, computed_by: str, arguments: List[str]) -> 
         arguments: of ``python -m app``, which every instance gets as well.
 
     Raises:
-        ConfigError: there is no Horovod, or no poprun.
+        ConfigError: there is no Horovod, or no poprun, or ``IPU_APP_HANG_S`` is no time.
     """
-    from app.distributed.joining import free_address, require_horovod
+    from app.distributed.joining import free_address, hang_limit, require_horovod
 
     require_horovod(instances)
+    hang_limit()  # said once, not by every instance
     environment = {**os.environ, MEET: free_address()}
     command = [sys.executable, "-m", "app", *arguments]
     if computed_by == "ipu":

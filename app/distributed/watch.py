@@ -39,6 +39,7 @@ class Peer:
         self.connection = connection
         self.heard = time.monotonic()
         self.progress = Progress(0, 0.0)
+        self.hang_s = HANG_S
         self.said_goodbye = False
         self._unread = b""
 
@@ -230,8 +231,10 @@ def listen(host: str) -> socket.socket:
     return socket.create_server((host, 0), backlog=256)
 
 
-def receive_peers(listener: socket.socket, count: int, patience_s: float) -> List[Peer]:
-    """Instance 0: wait for all others.
+def receive_peers(
+    listener: socket.socket, count: int, patience_s: float, hang_s: float = HANG_S
+) -> List[Peer]:
+    """Instance 0: wait for all others, and tell them how long one may let others wait.
 
     Raises:
         InstanceError: who did not come.
@@ -258,13 +261,14 @@ def receive_peers(listener: socket.socket, count: int, patience_s: float) -> Lis
                 peers[index] = Peer(index, host, connection)
     ordered = [peers[index] for index in sorted(peers)]
     for peer in ordered:
-        peer.send({"all": True})
+        peer.send({"hang_s": hang_s})
         peer.heard = time.monotonic()
     return ordered
 
 
 def connect_first(index: int, host: str, port: int, patience_s: float) -> Peer:
-    """Another instance: meet instance 0, which answers when all are there.
+    """Another instance: meet instance 0, which answers when all are there; the peer's ``hang_s``
+    is what it says.
 
     Raises:
         InstanceError: it does not answer.
@@ -279,9 +283,11 @@ def connect_first(index: int, host: str, port: int, patience_s: float) -> Peer:
             f"instance 0 at {host}:{port}: does not answer ({error}); is it running, and can this "
             "host reach it?"
         ) from error
-    if not answer:
+    try:
+        peer.hang_s = float(json.loads(answer)["hang_s"])
+    except (ValueError, KeyError, TypeError) as error:  # nothing, where its process ended
         raise InstanceError(
             f"instance 0 on {host} ended before all instances were there; see what it says"
-        )
+        ) from error
     peer.heard = time.monotonic()
     return peer

@@ -10,8 +10,8 @@ from typing import Any, List, Optional, Sequence, Type
 class World:
     """All instances, seen from one of them; this class is the only instance of its run.
 
-    Every method but ``check`` is called by all instances in the same order. They raise
-    ``InstanceError`` where another one does not answer.
+    Every method is called by all instances in the same order. They raise ``InstanceError`` where
+    another one does not answer.
 
     Attributes:
         index: of this instance, from 0.
@@ -39,9 +39,6 @@ class World:
     def gather(self, values: Sequence[float]) -> List[List[float]]:
         """What every instance gives, by instance, to the last bit; equally many each."""
         return [list(values)]
-
-    def check(self) -> None:
-        """Raise what is known to be wrong with another instance; it does not wait for any."""
 
     def __enter__(self) -> "World":
         return self

@@ -8,6 +8,7 @@ nothing to act upon here. Source: Graphcore, *PopDist and PopRun user guide*, "P
 import argparse
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -87,15 +88,27 @@ def run(arguments: Sequence[str]) -> int:
         replicas = options.num_replicas if options.num_replicas is not None else instances
     _check(options, instances, replicas)
     address = _free_address()
-    processes = []
-    for index in range(instances):
-        silent = options.only_output_from_instance not in (None, index)
-        output = subprocess.DEVNULL if silent else None
-        environment = {**os.environ, **_environment(options, index, replicas // instances, address)}
-        processes.append(
-            subprocess.Popen(_command(options.program), env=environment, stdout=output)
-        )
-    return _wait(processes)
+    processes: List[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        for index in range(instances):
+            silent = options.only_output_from_instance not in (None, index)
+            output = subprocess.DEVNULL if silent else None
+            own = _environment(options, index, replicas // instances, address)
+            processes.append(
+                subprocess.Popen(
+                    _command(options.program), env={**os.environ, **own}, stdout=output
+                )
+            )
+        return _wait(processes)
+    finally:
+        _end(processes)  # all have ended, unless this is an error or an interrupt
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check(options: argparse.Namespace, instances: int, replicas: int) -> None:
@@ -144,13 +157,17 @@ def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int:
     while any(process.poll() is None for process in processes):
         failed = [process.returncode for process in processes if process.poll()]
         if failed:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait()
+            _end(processes)
             return int(failed[0]) if failed[0] > 0 else 128 - int(failed[0])
         time.sleep(0.02)
     return next((p.returncode for p in processes if p.returncode), 0)
+
+
+def _end(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _free_address() -> str:

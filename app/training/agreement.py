@@ -20,8 +20,10 @@ def agree_on_run(world: World, run: Run) -> None:
     Raises:
         ConfigError: as said; the others are told.
     """
-    first = world.share(dump(run))
-    differences = changes_between(load_text(first, "the run of instance 0"), run)
+    first = load_text(world.share(dump(run)), "the run of instance 0")
+    differences = changes_between(first, run)
+    if not differences and first.fine_tuning != run.fine_tuning:  # a resumed run may have another
+        differences = "fine_tuning"
     if differences:
         raise ConfigError(
             f"instance {world.index}: was given another run than instance 0 ({differences}, "

@@ -15,6 +15,7 @@ from app.config.loader import dump, load_text
 from app.config.schema import Run
 from app.distributed.world import ALONE, World
 from app.nets import build_net, layers_before, training_macs
+from app.training.agreement import shared_weights
 from app.training.checkpoints import read_checkpoint
 from app.training.evaluation import Score
 from app.training.freezing import freeze_before
@@ -31,6 +32,7 @@ from datasets import image_shape
 
 TABLE = "resolutions"
 """Name of the table's files in the run directory."""
+_SPLIT = "test"
 _TUNED_SPLITS = "fine_tuning.pipeline.splits"
 
 
@@ -161,6 +163,7 @@ class Chain:
             size = run.data.image_size
             path = self._main.path / phase_name(size)
             row = table.row(size)
+            self._main.world.share(row is None)  # whether all are to score it, as below
             if row is None:
                 row = self._untuned(main, table, size)
                 table = with_row(table, row)
@@ -179,7 +182,7 @@ class Chain:
             run=run.name,
             checkpoint=main.checkpoint.name,
             weights="average" if run.training.average_decay else "last",
-            split="test",
+            split=_SPLIT,
             system=run.system.name,
             training_size=run.data.image_size,
         )
@@ -199,8 +202,8 @@ class Chain:
     def _untuned(self, main: Finished, table: Table, size: int) -> Resolution:
         run = at_size(self._main.run, "fine_tuning.image_sizes", size)
         weights = weights_of(read_checkpoint(main.checkpoint))
-        (accuracy,) = accuracies(run, table.split, [Candidate(main.checkpoint, weights.state)])
-        return self._resolution(run, accuracy)
+        candidate = Candidate(main.checkpoint, weights.state)
+        return self._resolution(run, _accuracy(run, table.split, candidate, self._main.world))
 
     def _resolution(self, run: Run, accuracy: float) -> Resolution:
         return Resolution(
@@ -239,11 +242,24 @@ def _cost_line(cost: Cost, share: str) -> str:
     return f"  {cost.phase:<16}{size:>7}  {cost.macs:.3e}{share}"
 
 
+def _accuracy(run: Run, split: str, candidate: Candidate, world: World) -> float:
+    """Of the first instance's weights, which all instances score together: one alone might let the
+    others wait too long."""
+    shared = candidate._replace(state=shared_weights(world, dict(candidate.state)))
+    (accuracy,) = accuracies(run, split, [shared], world)
+    return accuracy
+
+
 def fine_tune_along(main: Phase) -> None:
-    """What instances other than the first do of ``Chain.fine_tune``: train their share."""
+    """What instances other than the first do of ``Chain.fine_tune``: score and train their
+    share."""
     assert main.finished is not None
     for run in fine_tuning_runs(main.run, main.finished.checkpoint):
-        path = main.path / phase_name(run.data.image_size)
+        size = run.data.image_size
+        path = main.path / phase_name(size)
+        if main.world.share(None):
+            untuned = at_size(main.run, "fine_tuning.image_sizes", size)
+            _accuracy(untuned, _SPLIT, Candidate(main.finished.checkpoint, {}), main.world)
         Phase(run, path, None, main.world, main.stop).fit()
 
 

@@ -1,7 +1,10 @@
 """The batches of a loader, what was odd about their files, and what went wrong, in one sentence."""
 
+import os
+import signal
 import sys
 from functools import partial
+from threading import Thread
 from typing import Any, Dict, Iterable, Iterator, Optional
 
 from tqdm import tqdm
@@ -58,6 +61,23 @@ def loading_mode(data: Data, batch: int) -> Dict[str, Any]:
         "async_options": ahead,
         "rebatched_worker_size": data.worker_batch,
     }
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Runs first in each worker process: a SIGTERM to all processes of a run is for the one that
+    trains, which needs its workers until it has written a checkpoint.
+
+    Only the process that trains can end a worker by SIGTERM, as torch does with one that hangs.
+    """
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(program: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != program:
+        pass
+    os._exit(0)
 
 
 def odd_images(log: Optional[NoteLog], samples: range, world: World = ALONE) -> Dict[str, int]:

@@ -22,6 +22,8 @@ MAY_CHANGE = frozenset(
         "data.download",
         "data.workers",
         "data.loader",
+        "data.prefetch",
+        "data.worker_batch",
         "training.keep_checkpoints",
         "training.non_finite_limit",
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from app.config.loader import load_run, load_text
 from app.config.schema import Run
+from app.distributed.world import ALONE, World
 from app.nets import build_net, macs
 from app.training.checkpoints import read_checkpoint
 from app.training.evaluation import Evaluator
@@ -31,14 +32,18 @@ class Candidate(NamedTuple):
     state: Mapping[str, Tensor]
 
 
-def accuracies(run: Run, split: str, candidates: Sequence[Candidate]) -> List[float]:
+def accuracies(
+    run: Run, split: str, candidates: Sequence[Candidate], world: World = ALONE
+) -> List[float]:
     """Share of right answers of each candidate on a split, at the run's image size.
+
+    All instances score their share of the images, and have the same result.
 
     Raises:
         CheckpointError: weights of another network.
     """
     dataset = open_dataset(run.data, run.seed)
-    evaluator = Evaluator(run, dataset)
+    evaluator = Evaluator(run, dataset, world)
     found = []
     for file, state in candidates:
         try:

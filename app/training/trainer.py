@@ -35,7 +35,7 @@ from app.training.curves import MEASURED_BY, plot_curves
 from app.training.device_models import training_model
 from app.training.evaluation import Evaluator, Score
 from app.training.length import RunLength
-from app.training.loading import loaded, loading_mode, odd_images
+from app.training.loading import loaded, loading_mode, odd_images, outlive_sigterm
 from app.training.non_finite import FiniteCalls
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
@@ -204,6 +204,7 @@ class Trainer:
             sampler=Share(start, self.length.samples, self.run.batching, self.world),
             auto_distributed_partitioning=False,
             num_workers=data.workers,
+            worker_init_fn=outlive_sigterm if data.workers else None,
             **loading_mode(data, self.length.samples_per_call // self.world.count),
         )
 

@@ -67,6 +67,16 @@ def test_flags_that_do_not_go_together_are_refused() -> None:
     assert place_from(2, 1, "h:1") == Place(1, 2, "app", ("h", 1))
 
 
+def test_another_number_of_instances_than_the_launchers_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in HOROVODRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="--instances 2: horovodrun has started 3; leave the"):
+        place_from(2, None, None)
+    assert place_from(1, None, None) == place_from(3, None, None) == place_of(HOROVODRUN)
+
+
 class Seat(World):
     def __init__(self, index: int, count: int) -> None:
         self.index, self.count = index, count

@@ -1,5 +1,6 @@
 """Instances that train one run: the numbers of one, whatever ends some of them."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -88,6 +89,27 @@ def test_a_launcher_told_to_stop_leaves_a_checkpoint_from_which_it_goes_on(
     again = subprocess.run(words, text=True, timeout=240, check=False, **pipes)  # type: ignore[call-overload]
     assert again.returncode == 0, again.stdout
     assert_same_run(out, reference)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_to_all_processes_of_a_run_leaves_a_checkpoint(
+    tmp_path: Path, reference: Path, workers: int
+) -> None:
+    out = tmp_path / "run"
+    words = command(out, (*LONG, f"data.workers={workers}"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    run = subprocess.Popen(words, start_new_session=True, text=True, **pipes)  # type: ignore[call-overload]
+    deadline = time.monotonic() + 200
+    while not list(out.glob("checkpoint-*.pt")) and time.monotonic() < deadline:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGTERM)
+    said, _ = run.communicate(timeout=BOUND_S)  # to the end of the workers, who hold the pipe
+    assert run.returncode == 143, said
+    assert 1 <= final_checkpoint(out).step < 12
+    train(out, *LONG, f"data.workers={workers}")
+    one, other = final_checkpoint(out), final_checkpoint(reference)
+    assert_same_bits({**vars(one), "config": ""}, {**vars(other), "config": ""})
 
 
 def test_a_run_told_to_stop_within_an_epoch_goes_on_within_it(

@@ -155,11 +155,11 @@ def test_all_instances_meet_in_any_order() -> None:
     ]
     for other in others:
         other.start()
-    peers = receive_peers(listener, 3, 10)
+    peers = receive_peers(listener, 3, 10, hang_s=7.0)
     for other in others:
         other.join()
     assert [peer.index for peer in peers] == [1, 2]
-    assert [peer.index for peer in found] == [0, 0]
+    assert [(peer.index, peer.hang_s) for peer in found] == [(0, 7.0)] * 2  # instance 0's holds
     for peer in (*peers, *found):
         peer.connection.close()
 

@@ -1,5 +1,7 @@
 """``python -m app.ipu_model poprun``: what becomes of poprun's options."""
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import List
@@ -18,6 +20,17 @@ FAILING = """
 import popdist, sys, time
 if popdist.getInstanceIndex() == 1:
     sys.exit(7)
+time.sleep(600)
+"""
+
+
+TOLD = """
+import os, signal, sys, time
+def told(number, frame):
+    print("told", flush=True)
+    os._exit(9)
+signal.signal(signal.SIGTERM, told)
+print("ready", flush=True)
 time.sleep(600)
 """
 
@@ -49,6 +62,18 @@ def test_only_the_output_of_one_instance_is_shown_where_asked(
 
 def test_an_instance_that_fails_ends_the_others(tmp_path: Path) -> None:
     assert poprun.run(["--num-instances=2", program(tmp_path, FAILING)]) == 7
+
+
+def test_a_launcher_that_is_told_to_stop_tells_every_instance(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "app.ipu_model", "poprun", "--num-instances=2"]
+    launcher = subprocess.Popen(
+        [*words, program(tmp_path, TOLD)], stdout=subprocess.PIPE, universal_newlines=True
+    )
+    assert launcher.stdout is not None
+    assert [launcher.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    launcher.send_signal(signal.SIGTERM)
+    said, _ = launcher.communicate(timeout=60)  # to the end of the instances, who hold the pipe
+    assert (launcher.returncode, said) == (9, "told\n" * 2)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_only_settings_that_change_no_number_may_change() -> None:
         "data.download",
         "data.workers",
         "data.loader",
+        "data.prefetch",
+        "data.worker_batch",
         "training.keep_checkpoints",
         "training.non_finite_limit",
     } == MAY_CHANGE
@@ -104,6 +106,8 @@ def test_only_settings_that_change_no_number_may_change() -> None:
         "data.download=true",
         "data.workers=2",
         "data.loader=sync",
+        "data.prefetch=5",
+        "data.worker_batch=2",
         "training.keep_checkpoints=1",
     ],
 )

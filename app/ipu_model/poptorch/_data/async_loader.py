@@ -8,6 +8,7 @@ and drawing the order of samples ahead leaves the host's random numbers alone.
 import ctypes
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -90,8 +91,11 @@ class _WorkerStart:
     torch's workers look for their parent every few seconds, and hold its open files meanwhile.
     """
 
-    def __init__(self, then: Optional[Callable[[int], None]]) -> None:
-        self._then = then
+    def __init__(self, source: "DataLoader[Any]") -> None:
+        self._is_own = source.num_workers == 0
+        self._then: Optional[Callable[[int], None]] = None
+        if not self._is_own:
+            self._then = source.worker_init_fn
         # the system would end the worker along with the thread that started it
         self.is_started_by_main_thread = False
 
@@ -100,6 +104,17 @@ class _WorkerStart:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if self._then is not None:
             self._then(worker)
+        elif self._is_own and sys.platform == "linux":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(program: int) -> None:
+    """A loader without workers has one that the program does not know of: a SIGTERM to all its
+    processes must not end that before the program decides to. Its own SIGTERM, torch's, does."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != program:
+        pass
+    os._exit(0)
 
 
 _PR_SET_PDEATHSIG = 1  # Linux, prctl(2)
@@ -123,7 +138,7 @@ class BackgroundLoader:
         self._load_indefinitely = load_indefinitely
         self._watched = _watched(source)
         # the source is not kept: it may hold this object, and workers would outlive both
-        self._start = _WorkerStart(source.worker_init_fn if source.num_workers else None)
+        self._start = _WorkerStart(source)
         self._loader = _with_workers(source, self._watched, buffer_size, self._start)
         self._draws_seeds = source.num_workers == 0
         self._random = _HostRandom()
