@@ -1,6 +1,7 @@
 """Images per second and core of the input pipeline, and how many cores an IPU-POD16 needs.
 
     python -m benchmarks.input_pipeline [--rounds 15] [--json] [--no-pod]
+    python -m benchmarks.input_pipeline --write      # and put the tables into docs/data.md
 
 Pictures are JPEG files of ImageNet's usual size, 500 x 375 at quality 90, cut from scikit-learn's
 two photographs. Contestants take turns in every round, in one process with one thread. *Measured*
@@ -29,6 +30,7 @@ import tarfile
 import tempfile
 import time
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
@@ -41,6 +43,7 @@ from app.config import load_run
 from app.config.loader import CONFIG_ROOT
 from app.config.schema import Augmentation, Data
 from app.sdk import poptorch
+from benchmarks.record import replaced
 from datasets import StreamSampler, TrainingStream, open_dataset
 
 TARGET = 1.35
@@ -51,6 +54,7 @@ REFERENCE, FOLDERS, SHARDS = "torchvision on Pillow", "ours, class folders", "ou
 CROPS = Augmentation(resized_crop=True, crop_area=(0.08, 1.0), horizontal_flip=True)
 PODS = {160: "imagenet/b0-g16-lnpn-half.yml", 224: "imagenet/b0-g16-lnpn-native.yml"}
 """Runs of B0 on an IPU-POD16 by the size of their images."""
+_PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 _PICTURES, _COPIES = 8, 4  # in the tree, and of each
 
 Seconds = Dict[str, List[float]]
@@ -309,6 +313,35 @@ def _print(found: Mapping[str, Any]) -> None:
         )
 
 
+def markdown(found: Mapping[str, Any]) -> str:
+    """The tables of docs/data.md."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "Pillow"))
+    lines = [
+        f"torch {found['torch']}, {packages}; images/s of one core and ratio, medians with "
+        "quartiles, *measured*:",
+        "",
+    ]
+    sections = {"decoder, whole image": ("× Pillow", found["decoders"])}
+    for size, rows in found["pipelines"].items():
+        sections[f"file to training image of {size} px"] = ("× torchvision on Pillow", rows)
+    for title, (against, rows) in sections.items():
+        lines += [f"| {title} | images/s | {against} |", "|---|---|---|"]
+        for row in rows:
+            least, ratio, most = row["ratio"]
+            middle = row["images_per_s"][1]
+            spread = f"{ratio:.2f} ({least:.2f}–{most:.2f})"
+            lines.append(f"| {row['name']} | {middle:.0f} | {spread} |")
+        lines.append("")
+    for size, pod in found["pods"].items():
+        lines.append(
+            f"B0 (G16, LN+PN) in training at {size} px on an IPU-POD16 takes "
+            f"{pod['pod_images_per_s']:,.0f} images/s (*simulated*): {pod['cores']} such cores. "
+            f"The {pod['host_cores']} of this host deliver {pod['host_images_per_s']:,.0f} "
+            "(*measured*)."
+        )
+    return "\n".join(lines).rstrip()
+
+
 def _at_least_one(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -322,6 +355,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=_at_least_one, default=15, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no-pod", action="store_true", help="leave out the loader and the POD")
+    parser.add_argument("--write", action="store_true", help="update docs/data.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     found = measure(arguments.rounds, not arguments.no_pod)
@@ -329,6 +363,9 @@ def main() -> int:
         print(json.dumps(found))
     else:
         _print(found)
+    if arguments.write:
+        page = replaced(_PAGE.read_text(encoding="utf-8"), "input", markdown(found))
+        _PAGE.write_text(page, encoding="utf-8")
     return 0 if found["reached"] else 4
 
 
