@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "app.config": ("app.errors", "app.config"),
     "app.nets": ("app.errors", "app.config", "app.nets"),
     "app.ipu_model": ("app.errors", "app.config", "app.ipu_model"),
-    "app.distributed": ("app.errors", "app.config", "app.sdk", "app.distributed"),
+    "app.distributed": ("app.errors", "app.config", "app.pod", "app.sdk", "app.distributed"),
     "app.sdk": ("app.errors", "app.backend", "app.ipu_model"),
     "app.simulate": (
         "app.errors",

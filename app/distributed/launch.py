@@ -14,6 +14,7 @@ from app.distributed.errors import InstanceError
 from app.distributed.place import INSTANCE, INSTANCES, MEET, Place, parse_address, place_of
 from app.distributed.watch import GRACE_S
 from app.errors import ConfigError
+from app.pod import Launch, poprun_words
 
 _PREEMPTED = 143
 _START_S = 3.0
@@ -73,23 +74,14 @@ def launch(instances: int, run: Run, computed_by: str, arguments: List[str]) -> 
 def _become_poprun(
     instances: int, run: Run, command: List[str], environment: Dict[str, str]
 ) -> NoReturn:
-    poprun = shutil.which("poprun")
+    words = poprun_words(run, Launch(instances, cache=run.execution.executable_cache))
+    poprun = shutil.which(words[0])
     if poprun is None:
         raise ConfigError(
             f"--instances {instances}: poprun is not on the PATH; enable the Poplar SDK, or use "
             "--backend ipu-model"
         )
-    os.execve(
-        poprun,
-        [
-            poprun,
-            f"--num-instances={instances}",
-            f"--num-replicas={run.batching.replicas}",
-            f"--ipus-per-replica={run.pipeline.stages}",
-            *command,
-        ],
-        environment,
-    )
+    os.execve(poprun, [*words, *command], environment)
 
 
 class _Family:

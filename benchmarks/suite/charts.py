@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Theme", "blank", "png", "style", "svg"]
+__all__ = ["DARK", "LIGHT", "MARKERS", "Theme", "blank", "png", "style", "svg"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ DARK = Theme(
 )  # fmt: skip
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
+"""One for each of a theme's series."""
 
 
 def blank(theme: Theme, width: float = 8, height: float = 4.6) -> "Figure":

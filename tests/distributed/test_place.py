@@ -1,5 +1,7 @@
 """Which instance a process is, and what its share is."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Dict, List
 
@@ -7,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.config import load_run
+from app.config.loader import CONFIG_ROOT
 from app.config.schema import Batching
-from app.distributed.launch import place_from
+from app.distributed import joining
+from app.distributed.launch import launch, place_from
 from app.distributed.place import Place, place_of
 from app.distributed.spreading import as_started, replicas_local, spread
 from app.distributed.world import ALONE, World
 from app.errors import ConfigError
+from app.pod import Launch, poprun_words
 from app.training.placement import evaluation_options, training_options
 from app.training.samples import Share
 from tests.training.tiny_run import tiny_run
@@ -155,3 +161,37 @@ def test_under_poprun_the_options_are_popdists(monkeypatch: pytest.MonkeyPatch) 
     assert (options.Distributed.processId, options.Distributed.numProcesses) == (1, 3)
     with pytest.raises(ConfigError, match=r"is 3, poprun has 6; give it --num-replicas=3"):
         training_options(tiny_run("batching.replicas=3", "system=ipu-pod16"), seat)
+
+
+# ---- starting them by poprun
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> List[str]:
+    """The words of the program that the launcher becomes."""
+    words: List[str] = []
+
+    def become(program: str, arguments: List[str], environment: Dict[str, str]) -> None:
+        words.extend(arguments)
+        raise SystemExit
+
+    monkeypatch.setattr(joining, "require_horovod", lambda count: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/sdk/{name}")
+    monkeypatch.setattr(os, "execve", become)
+    return words
+
+
+def test_instances_on_ipus_are_started_by_the_words_of_the_pod_guide(started: List[str]) -> None:
+    run = load_run(CONFIG_ROOT / "g16_b0_generated.yml")
+    with pytest.raises(SystemExit):
+        launch(2, run, "ipu", ["train"])
+    expected = poprun_words(run, Launch(2))
+    assert started[: len(expected)] == expected
+    assert started[-3:] == ["-m", "app", "train"]
+
+
+def test_what_the_pod_guide_refuses_is_not_started(started: List[str]) -> None:
+    run = load_run(CONFIG_ROOT / "digits.yml", ["plan=auto"])
+    with pytest.raises(ConfigError, match="plan: auto does not say how many replicas"):
+        launch(2, run, "ipu", ["train"])
+    assert started == []
