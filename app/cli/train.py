@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict
@@ -12,6 +13,8 @@ from app.cli.compiling import compile_only
 from app.cli.flags import add_backend, add_config, choose_backend
 from app.config import Run, load_run
 from app.distributed.place import INSTANCES
+from app.distributed.spreading import as_started, spread
+from app.errors import ConfigError
 
 if TYPE_CHECKING:
     from app.distributed.world import World
@@ -49,12 +52,18 @@ def run_verb(options: argparse.Namespace) -> int:
     """Train to the end, from the newest checkpoint if there is one."""
     run = load_run(options.config, options.overrides)
     computed_by = choose_backend(options)
+    from app.distributed import elastic
     from app.distributed.launch import launch, place_from
     from app.training.chain import check_phases
     from app.training.machine import check_machine
     from app.training.tracking import require_wandb
 
     out: Path = options.out or Path("runs") / run.name
+    if elastic.is_driven():
+        _require_elastic(options, computed_by)
+        return elastic.supervise(
+            [sys.executable, "-m", "app", *sys.argv[1:]], partial(_usable, run, out)
+        )
     place = place_from(options.instances, options.instance, options.meet)
     run = _spread(run, out, options.instances if place is None else place.count)
     check_phases(run)
@@ -76,14 +85,43 @@ def run_verb(options: argparse.Namespace) -> int:
     from app.distributed.joining import join
     from app.distributed.preemption import Preemption
 
+    supervised = elastic.is_supervised()
+    if supervised:
+        elastic.end_with_supervisor()
     with join(place) as world, Preemption() as preemption:
+        if supervised:
+            elastic.require_shared(out, world)
         return _train(run, out, options, computed_by, world, lambda: preemption.asked)
+
+
+def _require_elastic(options: argparse.Namespace, computed_by: str) -> None:
+    if computed_by == "ipu":
+        raise ConfigError(
+            "horovodrun: elastic runs are for CPU hosts, since PopRun's instances do not change; "
+            "start them by poprun, or give --backend ipu-model"
+        )
+    if options.instances != 1 or options.instance is not None or options.compile_only:
+        raise ConfigError(
+            "horovodrun: an elastic run takes its instances from Horovod; leave --instances, "
+            "--instance and --compile-only out"
+        )
+
+
+def _usable(run: Run, out: Path, instances: int) -> int:
+    """Of so many instances, as many as can share the run's replicas out."""
+    kept = out / ("plan.yml" if run.plan == "auto" else "config.yml")
+    if kept.exists():
+        replicas = load_run(kept).batching.replicas
+        return max(count for count in range(1, instances + 1) if replicas % count == 0)
+    for count in range(instances, 1, -1):
+        with suppress(ConfigError):
+            spread(run, count)
+            return count
+    return 1
 
 
 def _spread(run: Run, out: Path, instances: int) -> Run:
     """The run with replicas for every instance, or with those that its directory has."""
-    from app.distributed.spreading import as_started, spread
-
     config = out / "config.yml"
     found = spread(as_started(run, load_run(config)) if config.exists() else run, instances)
     if found.batching != run.batching and instances > 1 and not os.environ.get(INSTANCES):

@@ -39,8 +39,8 @@ class HorovodExchange:
 
     def _begin(self, place: Place) -> None:
         """The main thread waits in Horovod here: if another is lost, the watch ends the process."""
-        by_us = place.launcher == "app"  # no MPI has started us, whatever Horovod was built with
-        if by_us or (place.launcher != "horovodrun" and not self._hvd.mpi_built()):
+        # where we numbered them no MPI has started us, whatever Horovod was built with
+        if place.is_ours or (not place.is_served and not self._hvd.mpi_built()):
             os.environ.update(_environment(place))
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", str(_GLOO_TIMEOUT_S))
         os.environ.setdefault("HOROVOD_LOG_LEVEL", "fatal")  # who is lost says the watch

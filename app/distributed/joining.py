@@ -67,7 +67,7 @@ def require_horovod(count: int) -> None:
 
 def _meet(place: Place) -> Watch:
     hang_s = hang_limit() if place.index == 0 else HANG_S
-    if place.launcher != "horovodrun" and place.index == 0:
+    if not place.is_served and place.index == 0:
         rendezvous.serve(place.address)
     own = _own_address(place.address, PATIENCE_S)
     peers: List[Peer]

@@ -8,6 +8,8 @@ from app.errors import ConfigError
 
 INSTANCE, INSTANCES, MEET = "IPU_APP_INSTANCE", "IPU_APP_INSTANCES", "IPU_APP_MEET"
 """Index, number, and ``HOST:PORT`` where instance 0 listens: what our own launcher sets."""
+SUPERVISED = "IPU_APP_SUPERVISED"
+"""Set where they come from the supervisor of an elastic run, and Horovod's driver listens."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,19 @@ class Place:
     index: int
     count: int
     launcher: str
-    """``app``, ``horovodrun`` or ``poprun``."""
+    """``app``, ``elastic``, ``horovodrun`` or ``poprun``."""
     address: Tuple[str, int]
     """Where they meet: instance 0 listens there, or Horovod's launcher does."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we numbered the instances, and neither MPI nor Horovod did."""
+        return self.launcher in ("app", "elastic")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether Horovod's launcher listens at the address."""
+        return self.launcher in ("horovodrun", "elastic")
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -41,7 +53,8 @@ def place_of(environment: Mapping[str, str] = os.environ) -> Optional[Place]:
     """
     if INSTANCES in environment:
         index, count = _number(environment, INSTANCE), _number(environment, INSTANCES)
-        return None if count == 1 else Place(index, count, "app", _meeting(environment))
+        launcher = "elastic" if SUPERVISED in environment else "app"
+        return None if count == 1 else Place(index, count, launcher, _meeting(environment))
     if "HOROVOD_SIZE" in environment:
         index, count = _number(environment, "HOROVOD_RANK"), _number(environment, "HOROVOD_SIZE")
         server = (

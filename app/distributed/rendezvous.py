@@ -5,10 +5,12 @@ import urllib.error
 import urllib.request
 from http.server import HTTPServer
 from threading import Thread
-from typing import Tuple
+from typing import Optional, Tuple
 
 from app.distributed.errors import InstanceError
 
+SCOPE = "ipu-app"
+"""Of the keys that the application publishes, among those of Horovod."""
 _RETRY_S = 0.2
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -33,8 +35,18 @@ def serve(address: Tuple[str, int]) -> None:
 
 def publish(address: Tuple[str, int], key: str, text: str) -> None:
     """Let the others read ``text``."""
-    request = urllib.request.Request(_url(address, key), text.encode(), method="PUT")
+    url = _url(address, f"{SCOPE}/{key}")
+    request = urllib.request.Request(url, text.encode(), method="PUT")
     _DIRECT.open(request, timeout=10).close()
+
+
+def read(address: Tuple[str, int], path: str, timeout_s: float) -> Optional[str]:
+    """What the server has under ``SCOPE/KEY``; None where there is nothing, or no server."""
+    try:
+        with _DIRECT.open(_url(address, path), timeout=timeout_s) as answer:
+            return str(answer.read().decode())
+    except OSError:  # which errors of urllib are
+        return None
 
 
 def await_published(address: Tuple[str, int], key: str, patience_s: float) -> str:
@@ -46,7 +58,7 @@ def await_published(address: Tuple[str, int], key: str, patience_s: float) -> st
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            with _DIRECT.open(_url(address, key), timeout=10) as answer:
+            with _DIRECT.open(_url(address, f"{SCOPE}/{key}"), timeout=10) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
@@ -57,5 +69,5 @@ def await_published(address: Tuple[str, int], key: str, patience_s: float) -> st
         time.sleep(_RETRY_S)
 
 
-def _url(address: Tuple[str, int], key: str) -> str:
-    return f"http://{address[0]}:{address[1]}/ipu-app/{key}"
+def _url(address: Tuple[str, int], path: str) -> str:
+    return f"http://{address[0]}:{address[1]}/{path}"

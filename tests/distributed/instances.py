@@ -11,7 +11,7 @@ import pytest
 
 from app.distributed.joining import free_address
 from app.training.checkpoints import CheckpointStore, read_checkpoint
-from tests.training.tiny_run import TINY, set_flags
+from tests.training.tiny_run import TINY, assert_same_bits, final_checkpoint, records, set_flags
 
 needs_horovod = pytest.mark.skipif(
     find_spec("horovod") is None, reason="Horovod is not installed; `make horovod` builds it"
@@ -88,3 +88,10 @@ def require_readable(out: Path) -> None:
     """Every checkpoint that is there can be read."""
     for path in out.glob("checkpoint-*.pt"):
         read_checkpoint(path)
+
+
+def assert_same_run(out: Path, reference: Path) -> None:
+    """The same weights, optimiser and averages to the last bit, and the same scores."""
+    assert_same_bits(final_checkpoint(out), final_checkpoint(reference))
+    for phase in ("validation", "test"):
+        assert records(out, phase) == records(reference, phase)

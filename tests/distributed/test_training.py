@@ -17,6 +17,7 @@ from tests.distributed.instances import (
     BOUND_S,
     FOUR_REPLICAS,
     Instances,
+    assert_same_run,
     command,
     needs_horovod,
     require_readable,
@@ -40,12 +41,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "run"
     train(out, *LONG)
     return out
-
-
-def assert_same_run(out: Path, reference: Path) -> None:
-    assert_same_bits(final_checkpoint(out), final_checkpoint(reference))
-    for phase in ("validation", "test"):
-        assert records(out, phase) == records(reference, phase)
 
 
 @needs_horovod
