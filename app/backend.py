@@ -6,6 +6,7 @@ explicit choice beats presence; it stands in the environment, so that child proc
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from app.errors import ConfigError
@@ -13,6 +14,7 @@ from app.errors import ConfigError
 Backend = Literal["ipu", "ipu-model"]
 
 _VARIABLE = "IPU_APP_BACKEND"
+_IPU_MODEL = Path(__file__).resolve().with_name("ipu_model")
 
 
 def choose(choice: str) -> None:
@@ -31,10 +33,17 @@ def chosen() -> Backend:
         raise ConfigError(
             f"{_VARIABLE}: must be auto, ipu or ipu-model, got {choice!r}; correct it"
         )
-    installed = find_spec("poptorch") is not None
+    installed = _is_installed()
     if choice == "ipu" and not installed:
         raise ConfigError(
             "--backend ipu: PopTorch is not installed; enable the Poplar SDK and install its "
             "poptorch wheel, or use --backend ipu-model"
         )
     return "ipu-model" if choice == "ipu-model" or not installed else "ipu"
+
+
+def _is_installed() -> bool:
+    """Whether there is an SDK's PopTorch; in a program that ``python -m app.ipu_model`` runs, the
+    IPU Model answers to that name."""
+    found = find_spec("poptorch")
+    return found is not None and _IPU_MODEL not in Path(found.origin or "").resolve().parents

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -529,10 +530,23 @@ def test_ipus_without_the_sdk_are_refused(
 def test_a_choice_beats_presence(
     monkeypatch: pytest.MonkeyPatch, choice: str, installed: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(backend, "find_spec", lambda name: object() if installed else None)
+    sdk = ModuleSpec("poptorch", None, origin="/sdk/poptorch/__init__.py") if installed else None
+    monkeypatch.setattr(backend, "find_spec", lambda name: sdk)
     backend.choose(choice)
     assert backend.chosen() == expected
     assert os.environ["IPU_APP_BACKEND"] == choice  # for child processes
+
+
+def test_under_the_name_of_poptorch_the_ipu_model_is_no_sdk() -> None:
+    code = "from app import backend; import sys; sys.exit(backend.chosen() != 'ipu-model')"
+    for before in (
+        "aliases.install()",
+        "aliases.put_on_path()",
+        "aliases.install(); import poptorch",
+    ):
+        words = [sys.executable, "-c", f"from app.ipu_model import aliases; {before}; {code}"]
+        environment = {**os.environ, "IPU_APP_BACKEND": "auto"}
+        assert subprocess.run(words, env=environment, check=False).returncode == 0, before
 
 
 def test_an_unknown_backend_in_the_environment_is_refused(
