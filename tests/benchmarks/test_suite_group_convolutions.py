@@ -1,6 +1,7 @@
 """Convolutions of the suite: counts, units of the network, and what is made of results."""
 
-from typing import Any, Dict, List
+import json
+from typing import Any, Dict, List, Tuple
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from benchmarks.suite.group_convolutions import measured as measuring
 from benchmarks.suite.group_convolutions.measured import (
     convolution_times,
     measurement_job,
+    times_here,
 )
 from benchmarks.suite.group_convolutions.shapes import (
     Shape,
@@ -154,13 +156,29 @@ def test_a_training_step_computes_torch_s_own_gradient(monkeypatch: pytest.Monke
 
 def test_times_are_ordered_and_of_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_SECONDS", 0.0)
-    found = convolution_times([shape.arguments for shape in SMALL])["cpu"]
+    found = times_here([shape.arguments for shape in SMALL])["cpu"]
     assert len(found["shapes"]) == len(SMALL)
     assert min(found["best"].values()) > 0
     for each in found["shapes"]:
         for mode in MODES:
             assert 0 < each[mode]["low_s"] <= each[mode]["median_s"] <= each[mode]["high_s"]
             assert each[mode]["rounds"] == 5
+
+
+def test_times_are_those_of_a_process_that_keeps_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: List[Any] = []
+
+    def process(words: List[str], variables: Dict[str, str]) -> Tuple[Dict[str, float], str]:
+        asked.append((words, sorted(variables)))
+        return {}, json.dumps({"cpu": {}})
+
+    monkeypatch.setattr(measuring, "measured", process)
+    assert convolution_times([SMALL[0].arguments]) == {"cpu": {}}
+    ((_, call), variables) = asked[0]
+    assert f"times_here([{SMALL[0].arguments}])" in call
+    assert variables == ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"]
 
 
 def _results(shapes: List[Shape]) -> Dict[Job, Result]:
