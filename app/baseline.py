@@ -9,6 +9,8 @@ would pass unseen.
 import hashlib
 import json
 import math
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -109,10 +111,10 @@ class Baseline:
         )
 
     def write(self, path: Path) -> None:
-        """Write the file, and its folder if need be.
+        """Write the file, whole or not at all, and its folder if need be.
 
         Raises:
-            ConfigError: it cannot be written.
+            ConfigError: it cannot be written, or a file that is no baseline is there.
         """
         content = {
             "calibration": {"constants": self.constants, "name": self.calibration, "sdk": self.sdk},
@@ -128,13 +130,30 @@ class Baseline:
             "tolerance": asdict(self.tolerance),
         }
         text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n", encoding="utf-8")
+            _require_replaceable(path)
+            partial.write_text(text + "\n", encoding="utf-8")
+            partial.replace(path)
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
             raise ConfigError(
                 f"{path}: cannot be written ({error.strerror}); name another file"
             ) from error
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse to replace what never was a baseline; a damaged one is there to be written anew."""
+    if (
+        path.exists()
+        and (found := path.read_bytes())
+        and b'"throughput_samples_per_s"' not in found
+    ):
+        raise ConfigError(
+            f"--write-baseline {path}: is no baseline; name another file, or remove it"
+        )
 
 
 def _constants(chip: str) -> str:

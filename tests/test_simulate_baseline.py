@@ -211,9 +211,21 @@ def test_a_damaged_baseline_can_be_written_anew(
     folder: Path, simulated: Callable[..., None]
 ) -> None:
     (folder / "ci").mkdir()
-    (folder / "ci/my.json").write_text("<<<<<<< HEAD")
+    (folder / "ci/my.json").write_text('<<<<<<< HEAD\n  "throughput_samples_per_s": 1.0\n')
     assert main(WRITE) == 0
     assert main(COMPARE) == 0
+    assert [path.name for path in (folder / "ci").iterdir()] == ["my.json"]
+
+
+def test_a_file_that_never_was_a_baseline_is_not_replaced(
+    folder: Path, simulated: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "notes.md").write_text("mine")
+    assert main([*WRITE[:3], "--write-baseline", "notes.md"]) == 2
+    assert capsys.readouterr().err == (
+        "--write-baseline notes.md: is no baseline; name another file, or remove it\n"
+    )
+    assert (folder / "notes.md").read_text() == "mine"
 
 
 REFUSALS = [
