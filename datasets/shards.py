@@ -178,6 +178,8 @@ def read_shard(shard: Path) -> Tuple[List[Sample], List[str]]:
                             labels.setdefault(key, set()).add(label)
             except (tarfile.TarError, ValueError, OverflowError) as error:
                 faults.append(f"{shard}: is no whole tar file, {error}; replace it")
+            except MemoryError:  # a name is read whole, however long its header says it is
+                faults.append(f"{shard}: is no whole tar file, a name is too long; replace it")
     except OSError as error:
         raise _unreadable(shard, error) from error
     found, wrong = _paired(shard, images, labels, is_whole=not faults)

@@ -225,7 +225,7 @@ def test_a_storage_that_fails_for_a_while_costs_no_samples_later(
 @pytest.mark.parametrize(
     "size", [b"\xff" * 12, b"\x80" + b"\x7f" * 11, b"\x80" + b"\0" * 3 + b"\x7f" * 8]
 )
-@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, b"Z"])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.CONTTYPE, b"Z", b"L", b"x"])
 def test_impossible_sizes_in_a_header_are_damage(tmp_path: Path, size: bytes, kind: bytes) -> None:
     path = shard_of(tmp_path / "a.tar", [("b.jpg", IMAGE), ("b.cls", b"0"), ("a.cls", b"1")])
     whole = bytearray(path.read_bytes())
