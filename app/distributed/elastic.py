@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Callable, List, Mapping, NamedTuple, NoReturn, Optional
 
@@ -86,7 +87,8 @@ class Driver:
 
     def say(self, state: str) -> None:
         """Tell the slots that wait how the run goes; forgotten when a next one begins."""
-        rendezvous.publish(self.address, _STATE, state)
+        with suppress(OSError):  # the driver is gone, and ends this process soon
+            rendezvous.publish(self.address, _STATE, state)
 
     def await_end(self) -> bool:
         """Wait, as a slot that is not needed, until the run ends; whether another follows."""
