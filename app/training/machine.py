@@ -45,6 +45,9 @@ def check_machine(run: Run, instances: int = 1) -> None:
             f"system: {system.name} has {_NAMES[described]} IPUs, the SDK finds {_NAMES[found]} "
             "ones; give the system of this machine, and plan the run for it"
         )
+    if run.plan == "auto":
+        _require_all(run)
+        return
     needed = run.pipeline.stages * run.batching.replicas // instances
     if not poptorch.ipuHardwareIsAvailable(needed):
         raise ConfigError(
@@ -57,6 +60,16 @@ def check_machine(run: Run, instances: int = 1) -> None:
             f"system: {system.name} has {system.ipus} IPUs, the SDK finds fewer; the run takes "
             f"{needed} and goes on",
             file=sys.stderr,
+        )
+
+
+def _require_all(run: Run) -> None:
+    """Refuse a machine that is smaller than the system for which a run is going to be planned."""
+    system = run.system
+    if not poptorch.ipuHardwareIsAvailable(system.ipus):
+        raise ConfigError(
+            f"system: {system.name} has {system.ipus} IPUs, for all of which `plan: auto` plans, "
+            "the SDK finds fewer; give the system of this machine"
         )
 
 

@@ -14,8 +14,14 @@ from tests.training.tiny_run import tiny_run
 TWO_STAGES_TWO_REPLICAS = "batching.replicas=2"  # of an IPU-M2000: 4 Mk2 IPUs
 
 
-def check(version: int, ipus: int, instances: int = 1, system: Optional[str] = None) -> None:
-    overrides = [TWO_STAGES_TWO_REPLICAS] + ([f"system={system}"] if system else [])
+def check(
+    version: int,
+    ipus: int,
+    instances: int = 1,
+    system: Optional[str] = None,
+    settings: str = TWO_STAGES_TWO_REPLICAS,
+) -> None:
+    overrides = [settings] + ([f"system={system}"] if system else [])
     with mock.patch.object(machine, "poptorch") as sdk:
         sdk.ipuHardwareIsAvailable.side_effect = lambda wanted: wanted <= ipus
         sdk.ipuHardwareVersion.return_value = version
@@ -44,6 +50,12 @@ def test_another_machine_is_refused(version: int, ipus: int, said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         check(version, ipus)
     assert said in str(refused.value)
+
+
+def test_a_run_that_is_going_to_be_planned_needs_the_whole_system() -> None:
+    check(version=2, ipus=16, system="ipu-pod16", settings="plan=auto")
+    with pytest.raises(ConfigError, match="IPU-POD16 has 16 IPUs, for all of which `plan: auto`"):
+        check(version=2, ipus=4, system="ipu-pod16", settings="plan=auto")
 
 
 def test_a_part_of_the_system_that_holds_the_run_is_said(
