@@ -3,6 +3,7 @@
 #
 #   scripts/train-one-host.sh --config FILE [arguments of `python -m app train`]
 #
+# It needs Horovod, by which the instances meet: `make horovod` builds it, once.
 # What may be set: INSTANCES (2), PARTITION (of V-IPU; PopRun finds one), CACHE (runs/cache, compiled
 # programs), PORT (29400, where the instances meet), PYTHON (.venv/bin/python), DRY_RUN=1 (print the
 # command alone).

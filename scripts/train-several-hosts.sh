@@ -3,11 +3,11 @@
 #
 #   HOSTS=host0,host1 NETWORK=10.1.0.0/16 scripts/train-several-hosts.sh --config FILE [arguments]
 #
-# All hosts need this folder, the virtual environment, the SDK and the data at the same paths, and ssh
-# between them without a password. What may be set: INSTANCES (two for each host), NETWORK (between the
-# hosts; MPI chooses), PARTITION (of V-IPU; PopRun finds one), CACHE (runs/cache, which all hosts must
-# see), PORT (29400, where the instances meet on the first host), PYTHON (.venv/bin/python), DRY_RUN=1
-# (print the command alone).
+# All hosts need this folder, the virtual environment with Horovod (`make horovod`), the SDK and the
+# data at the same paths, and ssh between them without a password. What may be set: INSTANCES (two for
+# each host), NETWORK (between the hosts; MPI chooses), PARTITION (of V-IPU; PopRun finds one), CACHE
+# (runs/cache, which all hosts must see), PORT (29400, where the instances meet on the first host),
+# PYTHON (.venv/bin/python), DRY_RUN=1 (print the command alone).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill instances at random, and resume.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/kills"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     out, reference = options.out / "killed", options.out / "reference"
