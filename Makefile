@@ -10,6 +10,8 @@ INSTANCES ?= 1
 PYTHON ?= python3
 # modules are compiled when first imported: compiling all of torch takes half a minute
 PIP_FLAGS ?= --quiet --no-compile --disable-pip-version-check
+# and kept, even where an image of a container has switched that off: else each process compiles torch
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 SDK_VENV := .venv-sdk

@@ -10,9 +10,8 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional
 
-import psutil
 import pytest
 
 from app.distributed.elastic import Driver, is_driven, require_shared, supervise
@@ -28,6 +27,9 @@ from tests.distributed.instances import (
     require_readable,
 )
 from tests.training.tiny_run import train
+
+if TYPE_CHECKING:
+    from psutil import Process
 
 CHILD = """
 import json, os, sys, time
@@ -291,16 +293,21 @@ class ElasticRun:
     def said(self) -> str:
         return self._said.read_text()
 
-    def instances(self) -> Dict[int, psutil.Process]:
+    def instances(self) -> "Dict[int, Process]":
         """By index."""
-        found = {}
-        assert self._launcher is not None
-        for process in psutil.Process(self._launcher.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
+        found: Dict[int, Process] = {}
+        for process in self._family():
+            with contextlib.suppress(Exception):  # psutil's: it ended meanwhile
                 index = process.environ().get(INSTANCE)
                 if index is not None and "train" in process.cmdline():
                     found.setdefault(int(index), process)
         return found
+
+    def _family(self) -> "List[Process]":
+        from psutil import Process  # which Horovod needs, and nothing else does
+
+        assert self._launcher is not None
+        return list(Process(self._launcher.pid).children(recursive=True))
 
     def wait_for_checkpoint(self) -> None:
         self._wait(lambda: CheckpointStore(self.out, keep=1).latest() is not None)
@@ -320,10 +327,9 @@ class ElasticRun:
     def kill(self) -> None:
         if self._launcher is None or self._launcher.poll() is not None:
             return
-        family = psutil.Process(self._launcher.pid).children(recursive=True)
-        for process in [*family, psutil.Process(self._launcher.pid)]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        for process in [*self._family(), self._launcher]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         self._launcher.wait()
 
 
