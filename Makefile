@@ -7,6 +7,7 @@ REPRODUCE ?=
 BENCHMARK ?=
 BACKEND ?=
 INSTANCES ?= 1
+TESTS ?=
 PYTHON ?= python3
 # modules are compiled when first imported: compiling all of torch takes half a minute
 PIP_FLAGS ?= --quiet --no-compile --disable-pip-version-check
@@ -39,7 +40,7 @@ help:
 	@echo "make horovod    build what INSTANCES=2 and more need, against the torch that is there (minutes, once)"
 	@echo "make simulate   cost, memory and fit of CONFIG on its system; OUT=DIR for a page"
 	@echo "make plan       splits, batching and use of memory for CONFIG on its system; OUT=FILE to train"
-	@echo "make test       run the test suite with $(PYTHON)"
+	@echo "make test       run the test suite with $(PYTHON); TESTS='-m \"not long\"', TESTS=tests/planner"
 	@echo "make test-sdk   run it on the Poplar SDK's versions (Python 3.8, torch 2.0.1)"
 	@echo "make lint       ruff and mypy"
 	@echo "make benchmark  every figure of the articles on one page (under 20 minutes); OUT=DIR, BENCHMARK='--only training'"
@@ -59,10 +60,10 @@ plan: $(BUILT)
 	$(RUN) -m app plan --config '$(CONFIG)' $(OVERRIDES) $(if $(OUT),--write '$(OUT)')
 
 test: $(BUILT)-test
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-sdk: $(SDK_VENV)/.test
-	$(SDK_VENV)/bin/python -m pytest -n 2 --dist worksteal
+	$(SDK_VENV)/bin/python -m pytest -n 2 --dist worksteal $(TESTS)
 
 lint: $(BUILT)-test
 	$(RUN) -m ruff check .

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from app.baseline import read_baseline
@@ -61,11 +62,13 @@ def example(micro_batch: int) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 def test_a_program_that_fits_ends_with_0() -> None:
     done = example(16)
     assert (done.returncode, done.stdout) == (0, "micro-batch 16: fits (simulated)\n")
 
 
+@pytest.mark.long
 def test_a_program_that_does_not_fit_ends_with_1_and_what_the_page_shows() -> None:
     done = example(2048)
     assert (done.returncode, done.stdout) == (1, "")

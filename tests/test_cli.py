@@ -537,6 +537,7 @@ def test_a_choice_beats_presence(
     assert os.environ["IPU_APP_BACKEND"] == choice  # for child processes
 
 
+@pytest.mark.long
 def test_under_the_name_of_poptorch_the_ipu_model_is_no_sdk() -> None:
     code = "from app import backend; import sys; sys.exit(backend.chosen() != 'ipu-model')"
     for before in (

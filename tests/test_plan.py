@@ -231,6 +231,7 @@ def test_the_json_is_one_object_that_names_the_file(
     assert content["global_batch"] == 6
 
 
+@pytest.mark.long
 def test_a_request_that_nothing_meets_leaves_with_3_and_says_what_would(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

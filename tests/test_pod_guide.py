@@ -44,6 +44,7 @@ def test_every_system_with_a_file_is_on_the_page() -> None:
     assert {example.stem for example in EXAMPLES} == set(stated(TEXT)) == files
 
 
+@pytest.mark.long
 def test_what_the_page_says_is_simulated_is() -> None:
     (digits,) = (example for example in EXAMPLES if example.stem == "c600")
     assert stated(TEXT)["c600"] == verdict_of(digits)

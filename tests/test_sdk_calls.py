@@ -148,6 +148,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Set[Asked]:
     return {(owner, name, count, tuple(names)) for owner, name, count, names in records}
 
 
+@pytest.mark.long
 def test_a_run_asks_nothing_that_is_not_there(asked: Set[Asked]) -> None:
     assert problems(asked, TABLE) == []
 

@@ -197,6 +197,7 @@ def test_a_report_beside_json_leaves_one_object_on_standard_output(
     assert (out / "index.html").is_file()
 
 
+@pytest.mark.long
 def test_the_command_prints_the_same_as_the_function(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

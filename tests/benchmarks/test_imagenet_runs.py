@@ -65,6 +65,7 @@ def test_native_and_half_sizes_meet_the_same_parities(size: str) -> None:
     assert native % 32 == half % 32
 
 
+@pytest.mark.long
 def test_a_run_that_fits_in_both_phases() -> None:
     train, fine_tune = imagenet_fits.phases("b0-g16-gn-half")
     assert train.fits and fine_tune.fits

@@ -340,6 +340,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 @needs_horovod
 def test_a_run_that_loses_its_first_host_goes_on_without_it(
     elastic: ElasticRun, reference: Path
@@ -356,6 +357,7 @@ def test_a_run_that_loses_its_first_host_goes_on_without_it(
     assert_same_run(elastic.out, reference)
 
 
+@pytest.mark.long
 @needs_horovod
 def test_a_host_that_comes_joins_the_run(elastic: ElasticRun, reference: Path) -> None:
     elastic.hosts("localhost")

@@ -58,6 +58,7 @@ def tables(out: Path) -> List[Dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 @needs_horovod
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_instances_do_what_one_does(tmp_path: Path, kind: str) -> None:
@@ -67,6 +68,7 @@ def test_two_instances_do_what_one_does(tmp_path: Path, kind: str) -> None:
     assert_same_files(out, reference)
 
 
+@pytest.mark.long
 @needs_horovod
 def test_instances_that_the_ipu_models_poprun_starts_train_too(tmp_path: Path) -> None:
     out, reference = tmp_path / "two" / "run", tmp_path / "one" / "run"

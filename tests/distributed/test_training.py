@@ -43,6 +43,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 @needs_horovod
 def test_instances_train_as_one_whatever_their_number_and_their_fate(
     tmp_path: Path, reference: Path
@@ -64,6 +65,7 @@ def test_instances_train_as_one_whatever_their_number_and_their_fate(
     assert_same_run(out, reference)
 
 
+@pytest.mark.long
 @needs_horovod
 def test_a_launcher_told_to_stop_leaves_a_checkpoint_from_which_it_goes_on(
     tmp_path: Path, reference: Path
@@ -86,6 +88,7 @@ def test_a_launcher_told_to_stop_leaves_a_checkpoint_from_which_it_goes_on(
     assert_same_run(out, reference)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_to_all_processes_of_a_run_leaves_a_checkpoint(
     tmp_path: Path, reference: Path, workers: int
@@ -107,6 +110,7 @@ def test_a_signal_to_all_processes_of_a_run_leaves_a_checkpoint(
     assert_same_bits({**vars(one), "config": ""}, {**vars(other), "config": ""})
 
 
+@pytest.mark.long
 def test_a_run_told_to_stop_within_an_epoch_goes_on_within_it(
     tmp_path: Path, reference: Path
 ) -> None:
@@ -119,6 +123,7 @@ def test_a_run_told_to_stop_within_an_epoch_goes_on_within_it(
     assert_same_run(out, reference)
 
 
+@pytest.mark.long
 def test_a_checkpoint_within_an_epoch_holds_what_the_epoch_has_come_to(
     tmp_path: Path, reference: Path
 ) -> None:
@@ -181,6 +186,7 @@ def on_two_hosts(out: Path) -> Instances:
     return Instances(out, LONG, address=f"{_FIRST}:29477", prefixes=prefixes)
 
 
+@pytest.mark.long
 @needs_horovod
 @pytest.mark.usefixtures("hosts")
 def test_a_host_that_is_cut_off_ends_the_other_in_a_minute_and_both_resume(

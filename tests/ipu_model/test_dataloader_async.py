@@ -206,6 +206,7 @@ print(next(batches).tolist(), flush=True)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end, code", [("", 0), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL)]
 )

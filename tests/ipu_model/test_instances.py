@@ -463,6 +463,7 @@ def stop_or_sum(case: Case) -> str:
     return "summed alone"
 
 
+@pytest.mark.long
 def test_silent_instance_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     (found,) = run(stop_or_sum, Case(), tmp_path, codes=(0, None))
     assert found.startswith("'poplar_link_error': The sum over instances failed (")

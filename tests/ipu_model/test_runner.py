@@ -61,6 +61,7 @@ import poptorch.experimental
     ), finished.stderr
 
 
+@pytest.mark.long
 def test_an_installed_poptorch_does_not_win(tmp_path: Path) -> None:
     site = tmp_path / "site"
     for package in ("poptorch", "popdist", "popart"):
@@ -99,6 +100,7 @@ def test_a_module_and_a_package_are_run_by_name(tmp_path: Path) -> None:
     assert run(tmp_path, "-m", "package").stdout.endswith("package\n")
 
 
+@pytest.mark.long
 def test_child_processes_have_the_same_packages(tmp_path: Path) -> None:
     program = write(tmp_path, "program.py", """
 import os

@@ -56,6 +56,7 @@ def g16(size: int, norm: Norm) -> Model:
     return Model(f"efficientnet_b{size}", norm, group_size=16, expand_ratio=4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", range(6))
 def test_parameters_and_macs_of_the_paper_s_models(size: int) -> None:
     stock = on_meta(Model(f"efficientnet_b{size}", BATCH))
@@ -247,6 +248,7 @@ def test_modules_have_run_in_the_order_of_execution() -> None:
     assert modules_before(net, "idle") is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", range(6))
 def test_training_at_half_resolution_takes_less_than_six_tenths(size: int) -> None:
     net = on_meta(g16(size, PROXY))

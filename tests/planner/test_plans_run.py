@@ -151,6 +151,7 @@ CASES: Dict[str, Tuple[str, str, Fixed]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_a_planned_network_trains_as_the_plain_one_does(
     case: str, monkeypatch: pytest.MonkeyPatch

@@ -147,6 +147,7 @@ class Interrupted(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [4, CALLS + 5])
 def test_a_chain_interrupted_in_any_phase_ends_with_the_same_bits(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -167,6 +168,7 @@ def test_a_chain_interrupted_in_any_phase_ends_with_the_same_bits(
     assert_same_chains(tmp_path / "run", finished)
 
 
+@pytest.mark.long
 def test_a_chain_interrupted_between_phases_ends_with_the_same_bits(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def run_command(out: Path) -> None:
         runpy.run_module("app", run_name="__main__")
 
 
+@pytest.mark.long
 def test_a_killed_command_continues_in_its_phase(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     context = multiprocessing.get_context("forkserver")
@@ -251,6 +254,7 @@ def test_a_phase_does_not_mind_that_its_run_has_moved_but_another_start(finished
         finished_run(path, replace(run, training=other))
 
 
+@pytest.mark.long
 def test_a_planned_run_hands_its_plan_on(tmp_path: Path) -> None:
     planned = tiny_run("batching.micro_batch=2", "batching.gradient_accumulation=6")
     asked = tiny_run(*SETTINGS, "plan=auto", "training.epochs=1", "fine_tuning.epochs=1")

@@ -244,6 +244,7 @@ def test_file_in_the_directorys_place_is_reported(tmp_path: Path) -> None:
         store.latest()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["in fsync", "in rename", "from outside"])
 def test_killed_process_leaves_whole_checkpoints_only(tmp_path: Path, moment: str) -> None:
     command = [sys.executable, "-c", SAVE_WITHOUT_END, str(tmp_path), moment]

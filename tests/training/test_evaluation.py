@@ -177,6 +177,7 @@ def test_values_for_other_channels_than_the_images_have_are_refused(
     )
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_costs_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -463,6 +463,7 @@ class Interrupted(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.long
 def test_an_interrupted_run_that_mixes_ends_with_the_bits_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

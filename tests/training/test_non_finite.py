@@ -255,6 +255,7 @@ def undone(out: Path) -> List[Tuple[int, float, int]]:
     return [(r["step"], r["epoch"], r["count"]) for r in records(out, "undone")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("steps", "weights", "expected"),
     [

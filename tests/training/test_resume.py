@@ -87,6 +87,7 @@ def assert_killed(process: BaseProcess) -> None:
     process.close()
 
 
+@pytest.mark.long
 def test_a_run_killed_at_any_moment_ends_with_the_bits_of_an_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
@@ -130,6 +131,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(Trainer, "_call", counted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("call", "overrides"),
     [
@@ -168,6 +170,7 @@ def test_a_run_interrupted_at_any_call_ends_with_the_bits_of_an_uninterrupted_on
     assert records(out) == records(reference)
 
 
+@pytest.mark.long
 def test_a_run_killed_between_its_metrics_and_their_checkpoint_logs_no_epoch_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +187,7 @@ def test_a_run_killed_between_its_metrics_and_their_checkpoint_logs_no_epoch_twi
     assert records(tmp_path / "killed") == records(tmp_path / "reference")
 
 
+@pytest.mark.long
 def test_a_run_resumed_with_another_loader_sees_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def test_json_is_the_table_and_the_files_stand_beside_the_checkpoint(
     assert json.loads(capsys.readouterr().out) == json.loads((run / "sweep.json").read_text())
 
 
+@pytest.mark.long
 def test_a_later_sweep_keeps_the_sizes_of_an_earlier_one_beside_the_checkpoint(
     run: Path, tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("failing", ["init", "define_metric", "log", "finish"])
 def test_whatever_wandb_does_costs_one_warning_and_no_training(
     tmp_path: Path, wandb: StandIn, plain: Path, capsys: pytest.CaptureFixture[str], failing: str
@@ -266,6 +267,7 @@ def test_settings_are_checked(setting: str) -> None:
 # ---- the real one
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_itself_takes_a_run_offline(tmp_path: Path) -> None:
     out = tmp_path / "run"
