@@ -7,13 +7,15 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Dict
+from typing import TYPE_CHECKING, Callable, Dict, FrozenSet
 
 from app.cli.compiling import compile_only
 from app.cli.flags import add_backend, add_config, choose_backend
 from app.config import Run, load_run
-from app.distributed.place import INSTANCES
-from app.distributed.spreading import as_started, spread
+from app.distributed import elastic
+from app.distributed.place import INSTANCE, INSTANCES
+from app.distributed.preemption import Preemption
+from app.distributed.spreading import as_started, replicas_local, spread
 from app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,18 +54,20 @@ def run_verb(options: argparse.Namespace) -> int:
     """Train to the end, from the newest checkpoint if there is one."""
     run = load_run(options.config, options.overrides)
     computed_by = choose_backend(options)
-    from app.distributed import elastic
+    out: Path = options.out or Path("runs") / run.name
+    if elastic.is_driven():
+        _require_elastic(run, out, options, computed_by)
+        command = [sys.executable, "-m", "app", *sys.argv[1:]]
+        return elastic.supervise(command, partial(_usable, run, out), partial(_checkpoints, out))
+    preemption = Preemption()
+    if elastic.is_supervised():
+        elastic.end_with_supervisor()
+        preemption.__enter__()  # before the seconds that imports take, and to the very end
     from app.distributed.launch import launch, place_from
     from app.training.chain import check_phases
     from app.training.machine import check_machine
     from app.training.tracking import require_wandb
 
-    out: Path = options.out or Path("runs") / run.name
-    if elastic.is_driven():
-        _require_elastic(options, computed_by)
-        return elastic.supervise(
-            [sys.executable, "-m", "app", *sys.argv[1:]], partial(_usable, run, out)
-        )
     place = place_from(options.instances, options.instance, options.meet)
     run = _spread(run, out, options.instances if place is None else place.count)
     check_phases(run)
@@ -83,18 +87,14 @@ def run_verb(options: argparse.Namespace) -> int:
     if place is None and options.instances > 1:
         return launch(options.instances, run, computed_by, sys.argv[1:])
     from app.distributed.joining import join
-    from app.distributed.preemption import Preemption
 
-    supervised = elastic.is_supervised()
-    if supervised:
-        elastic.end_with_supervisor()
-    with join(place) as world, Preemption() as preemption:
-        if supervised:
+    with join(place) as world, preemption:
+        if elastic.is_supervised():
             elastic.require_shared(out, world)
         return _train(run, out, options, computed_by, world, lambda: preemption.asked)
 
 
-def _require_elastic(options: argparse.Namespace, computed_by: str) -> None:
+def _require_elastic(run: Run, out: Path, options: argparse.Namespace, computed_by: str) -> None:
     if computed_by == "ipu":
         raise ConfigError(
             "horovodrun: elastic runs are for CPU hosts, since PopRun's instances do not change; "
@@ -105,26 +105,39 @@ def _require_elastic(options: argparse.Namespace, computed_by: str) -> None:
             "horovodrun: an elastic run takes its instances from Horovod; leave --instances, "
             "--instance and --compile-only out"
         )
+    if run.plan == "auto" and not (out / "plan.yml").exists():
+        raise ConfigError(
+            "plan: auto does not say how many replicas there are for instances that come and go; "
+            "write the plan to a file with `python -m app plan --write FILE`, and train that"
+        )
 
 
 def _usable(run: Run, out: Path, instances: int) -> int:
     """Of so many instances, as many as can share the run's replicas out."""
     kept = out / ("plan.yml" if run.plan == "auto" else "config.yml")
-    if kept.exists():
-        replicas = load_run(kept).batching.replicas
-        return max(count for count in range(1, instances + 1) if replicas % count == 0)
+    started = load_run(kept) if kept.exists() else None
     for count in range(instances, 1, -1):
         with suppress(ConfigError):
             spread(run, count)
+            if started is not None:
+                replicas_local(started.batching.replicas, count)
             return count
     return 1
+
+
+def _checkpoints(out: Path) -> FrozenSet[Path]:
+    """Of all phases; after every new one they are others."""
+    return frozenset(out.rglob("checkpoint-*.pt"))
 
 
 def _spread(run: Run, out: Path, instances: int) -> Run:
     """The run with replicas for every instance, or with those that its directory has."""
     config = out / "config.yml"
     found = spread(as_started(run, load_run(config)) if config.exists() else run, instances)
-    if found.batching != run.batching and instances > 1 and not os.environ.get(INSTANCES):
+    speaks = INSTANCES not in os.environ or (
+        elastic.is_supervised() and os.environ[INSTANCE] == "0"
+    )
+    if found.batching != run.batching and instances > 1 and speaks:
         batching = found.batching
         print(
             f"{run.name}: {batching.replicas} replicas for {instances} instances, micro-batch "

@@ -5,6 +5,10 @@ loses another instance ends, as in any run; its supervisor then asks the driver 
 among those that are left or have come, and starts a child again, which goes on from the last
 checkpoint. Where hosts come or go, the first supervisor tells its child to stop, with a checkpoint.
 
+The driver waits for the end of every process that it has started, and answers when all have asked
+or ended. So a supervisor ends a child that hangs, and it stops one whose driver is gone: ssh leaves
+processes on other hosts alone.
+
 Sources: horovod 0.28, horovod/runner/elastic (driver.py, registration.py, rendezvous.py, worker.py)
 and horovod/common/gloo/gloo_context.cc, whose questions to the driver are asked here.
 """
@@ -17,6 +21,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, List, Mapping, NamedTuple, NoReturn, Optional
 
@@ -29,14 +34,19 @@ from app.errors import ConfigError
 _ELASTIC = "HOROVOD_ELASTIC"
 _POLL_S = 0.05
 _BEAT_S = 1.0
-_SILENCE_S = 60.0
+_DRIVER_S = 30.0
+"""After which a driver that does not answer counts as gone."""
+_STUCK_S = 60.0
+"""After which a child that does not see that the run has ended early is ended."""
+_SILENCE_S = 600.0
 """After which a run that says nothing counts as ended early, for a slot that waits."""
-_PATIENCE_S = 1800.0
-"""Beyond the driver's own, by which it gives the run up."""
+_PATIENCE_S = 24 * 3600.0
+"""For the driver's answer, which takes as long as a lost host's process is not known to be lost."""
+_TURNS = 3
+"""So many that end early in a row, without a checkpoint, are a fault that lasts."""
 _STATE, _DONE, _AGAIN = "state", "done", "again"
 
-Usable = Callable[[int], int]
-"""How many of so many instances the run's replicas can be shared out among."""
+Listen = Callable[[Callable[[], None]], object]
 
 
 def is_driven(environment: Mapping[str, str] = os.environ) -> bool:
@@ -61,12 +71,17 @@ class Driver:
 
     Args:
         environment: what the driver gave this process.
+
+    Attributes:
+        slot: this process's.
+        local_size: slots of its host.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         host = environment["HOROVOD_GLOO_RENDEZVOUS_ADDR"]
         self.address = (host, int(environment["HOROVOD_GLOO_RENDEZVOUS_PORT"]))
         self.slot = Slot(int(environment["HOROVOD_RANK"]), int(environment["HOROVOD_SIZE"]))
+        self.local_size = int(environment["HOROVOD_LOCAL_SIZE"])
         self._host = environment["HOROVOD_HOSTNAME"]
         self._local_rank = int(environment["HOROVOD_LOCAL_RANK"])
 
@@ -77,102 +92,167 @@ class Driver:
         """
         key = f"{self._host}:{self._local_rank}"
         answer = rendezvous.read(self.address, f"rank_and_size/{key}", _PATIENCE_S)
-        if answer is None:
+        if not answer:
             return False
-        rank, size, local_rank, *_ = (int(number) for number in answer.split(","))
+        rank, size, local_rank, local_size, *_ = (int(number) for number in answer.split(","))
         if rank < 0:
             return False
-        self.slot, self._local_rank = Slot(rank, size), local_rank
+        self.slot, self._local_rank, self.local_size = Slot(rank, size), local_rank, local_size
         return True
 
     def say(self, state: str) -> None:
-        """Tell the slots that wait how the run goes; forgotten when a next one begins."""
-        with suppress(OSError):  # the driver is gone, and ends this process soon
+        """Tell all slots how the run goes; forgotten when a next turn begins."""
+        with suppress(OSError):  # who does not hear it either finds out that the driver is gone
             rendezvous.publish(self.address, _STATE, state)
 
+    def hear(self) -> Optional[str]:
+        """What was last said, empty at first; None where the driver does not answer."""
+        return rendezvous.read(self.address, f"{rendezvous.SCOPE}/{_STATE}", timeout_s=10)
+
     def await_end(self) -> bool:
-        """Wait, as a slot that is not needed, until the run ends; whether another follows."""
-        state, heard = None, time.monotonic()
-        while time.monotonic() - heard < _SILENCE_S:
-            said = rendezvous.read(self.address, f"{rendezvous.SCOPE}/{_STATE}", timeout_s=10)
+        """Wait, as a slot that is not needed, until the run ends; whether another turn follows."""
+        state: Optional[str] = None
+        heard = changed = time.monotonic()
+        while True:
+            said, now = self.hear(), time.monotonic()
             if said in (_DONE, _AGAIN):
                 return said == _AGAIN
-            if said != state:
-                state, heard = said, time.monotonic()
+            heard = heard if said is None else now
+            state, changed = said, changed if said == state else now
+            if now - heard > _DRIVER_S:
+                return False
+            if now - changed > _SILENCE_S:
+                return True
             time.sleep(_BEAT_S)
-        return True
 
 
 def supervise(
     command: List[str],
-    usable: Usable,
+    usable: Callable[[int], int],
+    progress: Callable[[], object],
     driver: Optional[Driver] = None,
-    listen: Callable[[Callable[[], None]], object] = lambda changed: _listen(changed),
+    listen: Listen = lambda changed: _listen(changed),
 ) -> int:
     """Be an instance for as long as the run lasts; returns the exit code.
 
     Args:
         command: of an instance.
-        usable: asked before each start.
+        usable: of so many instances, among how many the run's replicas can be shared out; asked
+            before each turn.
+        progress: something else for every checkpoint.
         driver: Horovod's.
         listen: has the driver call back when hosts come or go.
     """
-    return _Supervisor(command, usable, driver or Driver()).run(listen)
+    return _Supervisor(command, usable, progress, driver or Driver()).run(listen)
+
+
+@dataclass
+class _Turn:
+    """What is known of the driver and of the run while a child lives."""
+
+    beats: int = 0
+    heard: float = field(default_factory=time.monotonic)
+    """When the driver last answered."""
+    going: float = field(default_factory=time.monotonic)
+    """When the run had not ended early."""
 
 
 class _Supervisor:
-    def __init__(self, command: List[str], usable: Usable, driver: Driver) -> None:
+    def __init__(
+        self,
+        command: List[str],
+        usable: Callable[[int], int],
+        progress: Callable[[], object],
+        driver: Driver,
+    ) -> None:
         self._command = command
         self._usable = usable
+        self._progress = progress
         self._driver = driver
         self._child: Optional[subprocess.Popen[bytes]] = None
         self._preempted = False
         self._hosts_changed = False
 
-    def run(self, listen: Callable[[Callable[[], None]], object]) -> int:
-        before = {n: signal.signal(n, self._pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    def run(self, listen: Listen) -> int:
+        before = {n: signal.signal(n, self._preempt) for n in (signal.SIGTERM, signal.SIGINT)}
         listener = listen(self._change_hosts)
         try:
-            code = 0
-            while True:
-                slot = self._driver.slot
-                count = self._usable(slot.size)
-                if slot.rank >= count:
-                    if not self._driver.await_end():
-                        return 0
-                else:
-                    code = self._be(slot.rank, count)
-                    if not self._goes_on(code):
-                        return code
-                if not self._driver.ask():
-                    return code
+            return self._turns()
         finally:
             del listener
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _turns(self) -> int:
+        code, in_vain = int(InstanceError.exit_code), 0
+        while True:
+            slot = self._driver.slot
+            count = self._usable(slot.size)
+            if slot.rank < count:
+                if slot.rank == 0 and count < slot.size:
+                    print(
+                        f"{count} of {slot.size} slots train: the run's replicas cannot be shared "
+                        "out evenly among more",
+                        flush=True,
+                    )
+                reached = self._progress()
+                code = self._be(slot.rank, count)
+                if not self._goes_on(code):
+                    return code
+                lost = code == InstanceError.exit_code and self._progress() == reached
+                in_vain = in_vain + 1 if lost else 0
+                if in_vain == _TURNS:
+                    print(
+                        f"{_TURNS} turns in a row lost an instance before a checkpoint; see to "
+                        "what the instances say, then start again",
+                        file=sys.stderr,
+                    )
+                    return code
+            elif not self._driver.await_end():
+                return 0
+            self._hosts_changed = False
+            if not self._driver.ask():
+                return code
+
     def _be(self, index: int, count: int) -> int:
         """An instance, to its end; its exit code, as a shell has it."""
-        self._hosts_changed = False
+        threads = max(1, (os.cpu_count() or 1) // self._driver.local_size)
         environment = {
+            "OMP_NUM_THREADS": str(threads),
             **os.environ,
             SUPERVISED: "1",
             INSTANCE: str(index),
             INSTANCES: str(count),
             MEET: ":".join(map(str, self._driver.address)),
         }
-        beats, due = 0, 0.0
         # nothing is ever written into the pipe: its end is that of this process
         with subprocess.Popen(self._command, env=environment, stdin=subprocess.PIPE) as child:
             self._child = child
+            if self._hosts_changed:  # since the driver has said who is there
+                self._stop(child)
+            turn, due = _Turn(), 0.0
             while child.poll() is None:
-                if index == 0 and time.monotonic() >= due:
-                    self._driver.say(str(beats))
-                    beats, due = beats + 1, time.monotonic() + _BEAT_S
+                if time.monotonic() >= due:
+                    due = time.monotonic() + _BEAT_S
+                    self._look_after(child, turn, beats=index == 0)
                 time.sleep(_POLL_S)
             self._child = None
         self._driver.say(_DONE if child.returncode == 0 else _AGAIN)
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+    def _look_after(self, child: "subprocess.Popen[bytes]", turn: _Turn, beats: bool) -> None:
+        said, now = self._driver.hear(), time.monotonic()
+        turn.heard = turn.heard if said is None else now
+        turn.going = turn.going if said == _AGAIN else now
+        if beats and said not in (None, _AGAIN):
+            self._driver.say(str(turn.beats))
+            turn.beats += 1
+        if now - turn.heard > _DRIVER_S and not self._preempted:
+            print("Horovod's driver is gone; stopping with a checkpoint", file=sys.stderr)
+            self._preempted = True
+            child.send_signal(signal.SIGTERM)
+        if now - turn.going > _STUCK_S:
+            child.kill()
 
     def _goes_on(self, code: int) -> bool:
         """Whether the child has ended for others' sake, by an error or in good order."""
@@ -181,19 +261,20 @@ class _Supervisor:
         return code in (InstanceError.exit_code, PreemptedError.exit_code)
 
     def _change_hosts(self) -> None:
-        child = self._child
-        if child is not None and not self._hosts_changed:
-            self._hosts_changed = True
-            print("hosts have come or gone; stopping to go on with those there are", flush=True)
-            child.send_signal(signal.SIGTERM)
+        child, known = self._child, self._hosts_changed
+        self._hosts_changed = True
+        if child is not None and not known:
+            self._stop(child)
 
-    def _pass_on(self, number: int, frame: object) -> None:
+    def _stop(self, child: "subprocess.Popen[bytes]") -> None:
+        print("hosts have come or gone; stopping to go on with those there are", flush=True)
+        child.send_signal(signal.SIGTERM)
+
+    def _preempt(self, number: int, frame: object) -> None:
         self._preempted = True
-        child = self._child
-        if child is None:
+        if self._child is None:
             raise SystemExit(PreemptedError.exit_code)
-        if number == signal.SIGTERM:  # a terminal sends SIGINT to all of us itself
-            child.send_signal(number)
+        self._child.send_signal(signal.SIGTERM)
 
 
 def _listen(changed: Callable[[], None]) -> object:

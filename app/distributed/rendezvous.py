@@ -3,6 +3,7 @@
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from http.server import HTTPServer
 from threading import Thread
 from typing import Optional, Tuple
@@ -41,11 +42,14 @@ def publish(address: Tuple[str, int], key: str, text: str) -> None:
 
 
 def read(address: Tuple[str, int], path: str, timeout_s: float) -> Optional[str]:
-    """What the server has under ``SCOPE/KEY``; None where there is nothing, or no server."""
+    """What the server has under ``SCOPE/KEY``, empty where there is nothing; None: no answer."""
     try:
         with _DIRECT.open(_url(address, path), timeout=timeout_s) as answer:
             return str(answer.read().decode())
-    except OSError:  # which errors of urllib are
+    except urllib.error.HTTPError as error:
+        error.close()
+        return ""
+    except (OSError, HTTPException):
         return None
 
 

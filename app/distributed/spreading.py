@@ -29,8 +29,15 @@ def spread(run: Run, instances: int) -> Run:
     each or, if the pipeline or the division do not allow that, with smaller micro-batches.
 
     Raises:
-        ConfigError: no such batching exists, or it does not fit the system.
+        ConfigError: no such batching exists, or it does not fit the system, or ``fine_tuning`` has
+            replicas of its own that cannot be shared out evenly.
     """
+    tuned = run.fine_tuning.batching if run.fine_tuning.image_sizes else None
+    if tuned is not None and tuned.replicas % instances:
+        raise ConfigError(
+            f"fine_tuning.batching.replicas: {tuned.replicas} cannot be shared out evenly among "
+            f"{instances} instances; give a multiple of that, or another number of instances"
+        )
     if run.plan == "auto" or run.batching.replicas % instances == 0:
         return run
     batching = _divided(run, instances // gcd(run.batching.replicas, instances))

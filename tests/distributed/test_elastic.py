@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
+from app.distributed import elastic as elastic_module
 from app.distributed.elastic import Driver, is_driven, require_shared, supervise
 from app.distributed.place import INSTANCE, INSTANCES, MEET, Place, place_of
 from app.distributed.world import World
@@ -37,7 +38,9 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 turn = len(list(folder.glob("turn-*")))
 names = ("IPU_APP_INSTANCE", "IPU_APP_INSTANCES", "IPU_APP_MEET", "IPU_APP_SUPERVISED")
-(folder / f"turn-{turn}").write_text(json.dumps([os.environ[name] for name in names]))
+whole = folder / f".turn-{turn}"
+whole.write_text(json.dumps([os.environ[name] for name in names]))
+whole.rename(folder / f"turn-{turn}")
 code = sys.argv[2 + turn]
 if code == "stays":
     time.sleep(60)
@@ -67,7 +70,12 @@ class FakeDriver(ThreadingHTTPServer):
             "HOROVOD_SIZE": str(size),
             "HOROVOD_HOSTNAME": "host7",
             "HOROVOD_LOCAL_RANK": "1",
+            "HOROVOD_LOCAL_SIZE": "2",
         }
+
+    def end(self) -> None:
+        self.shutdown()
+        self.server_close()
 
     def driver(self, rank: int, size: int) -> Driver:
         return Driver(self.environment(rank, size))
@@ -123,6 +131,36 @@ def nobody(changed: Callable[[], None]) -> None:
     """Hosts neither come nor go."""
 
 
+def supervised(
+    words: List[str],
+    driver: Driver,
+    usable: Callable[[int], int] = everyone,
+    listen: Callable[[Callable[[], None]], object] = nobody,
+    progress: Optional[Callable[[], object]] = None,
+) -> int:
+    """With a checkpoint in every turn, unless said otherwise."""
+    return supervise(words, usable, progress or object, driver, listen)
+
+
+def once_there(folder: Path, act: Callable[[], None]) -> None:
+    """Do it as soon as the first child is there."""
+
+    def wait() -> None:
+        while not list(folder.glob("turn-*")):
+            time.sleep(0.005)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+ENDS_IN_ORDER = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+
+
+def obedient(folder: Path, *codes: object) -> List[str]:
+    words = child(folder, *codes)
+    return [*words[:2], ENDS_IN_ORDER + words[2], *words[3:]]
+
+
 def test_who_is_started_by_the_driver_is_no_instance_itself(fake: FakeDriver) -> None:
     driven = fake.environment(1, 2)
     assert is_driven(driven)
@@ -138,7 +176,7 @@ def test_an_instance_that_lost_another_goes_on_with_the_number_it_is_given(
     tmp_path: Path, fake: FakeDriver
 ) -> None:
     fake.slots = ["0,2,0,1,0,2", "0,1,0,1,0,1"]
-    code = supervise(child(tmp_path, 5, 5, 0), everyone, fake.driver(2, 3), nobody)
+    code = supervised(child(tmp_path, 5, 5, 0), fake.driver(2, 3))
     meet = f"127.0.0.1:{fake.server_address[1]}"
     assert code == 0
     assert turns(tmp_path) == [["2", "3", meet], ["0", "2", meet], ["0", "1", meet]]
@@ -149,7 +187,7 @@ def test_an_instance_that_lost_another_goes_on_with_the_number_it_is_given(
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
 def test_an_end_of_its_own_is_the_end(tmp_path: Path, fake: FakeDriver, code: int) -> None:
-    assert supervise(child(tmp_path, code), everyone, fake.driver(0, 2), nobody) == code
+    assert supervised(child(tmp_path, code), fake.driver(0, 2)) == code
     assert fake.asked == []
     assert fake.said[-1] == ("again" if code else "done")
 
@@ -158,12 +196,12 @@ def test_an_instance_that_is_killed_is_a_failure_of_its_slot(
     tmp_path: Path, fake: FakeDriver
 ) -> None:
     words = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    assert supervise(words, everyone, fake.driver(0, 2), nobody) == 137
+    assert supervised(words, fake.driver(0, 2)) == 137
 
 
 def test_a_slot_that_has_been_taken_away_ends(tmp_path: Path, fake: FakeDriver) -> None:
     fake.slots = ["-1,-1,-1,-1,-1,-1"]
-    assert supervise(child(tmp_path, 5), everyone, fake.driver(0, 2), nobody) == 5
+    assert supervised(child(tmp_path, 5), fake.driver(0, 2)) == 5
     assert len(turns(tmp_path)) == 1
 
 
@@ -173,49 +211,106 @@ def test_a_slot_that_the_replicas_do_not_need_waits_for_the_next_turn(
     fake.slots = ["1,2,0,1,1,2"]
     fake.kept["/ipu-app/state"] = b"again"
     even = {3: 2, 2: 2}
-    assert supervise(child(tmp_path, 0), even.__getitem__, fake.driver(2, 3), nobody) == 0
+    assert supervised(child(tmp_path, 0), fake.driver(2, 3), even.__getitem__) == 0
     assert [numbers[:2] for numbers in turns(tmp_path)] == [["1", "2"]]
 
 
 def test_a_slot_that_was_never_needed_ends_with_the_run(tmp_path: Path, fake: FakeDriver) -> None:
     fake.kept["/ipu-app/state"] = b"done"
-    assert supervise(child(tmp_path), lambda count: 2, fake.driver(2, 3), nobody) == 0
+    assert supervised(child(tmp_path), fake.driver(2, 3), lambda count: 2) == 0
     assert turns(tmp_path) == fake.asked == []
+
+
+def test_a_slot_that_waits_for_a_driver_that_is_gone_ends(
+    tmp_path: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic_module, "_DRIVER_S", 0.1)
+    monkeypatch.setattr(elastic_module, "_BEAT_S", 0.05)
+    driver = fake.driver(2, 3)
+    fake.end()
+    assert supervised(child(tmp_path), driver, lambda count: 2) == 0
+
+
+def test_a_slot_that_hears_nothing_new_takes_the_run_for_lost(
+    tmp_path: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic_module, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(elastic_module, "_BEAT_S", 0.05)
+    fake.kept["/ipu-app/state"] = b"17"
+    fake.slots = ["0,1,0,1,0,1"]
+    even = {3: 2, 1: 1}
+    assert supervised(child(tmp_path, 0), fake.driver(2, 3), even.__getitem__) == 0
+    assert [numbers[:2] for numbers in turns(tmp_path)] == [["0", "1"]]
 
 
 def test_an_instance_stops_and_goes_on_where_hosts_have_come(
     tmp_path: Path, fake: FakeDriver
 ) -> None:
     fake.slots = ["0,3,0,1,0,3"]
-
-    def come(changed: Callable[[], None]) -> None:
-        def when_it_is_there() -> None:
-            while not list(tmp_path.glob("turn-*")):
-                time.sleep(0.005)
-            changed()
-
-        threading.Thread(target=when_it_is_there, daemon=True).start()
-
-    words = child(tmp_path, "stays", 0)
-    ends = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-    words[2] = ends + CHILD
-    assert supervise(words, everyone, fake.driver(0, 2), come) == 0
+    code = supervised(
+        obedient(tmp_path, "stays", 0),
+        fake.driver(0, 2),
+        listen=lambda changed: once_there(tmp_path, changed),
+    )
+    assert code == 0
     assert [numbers[:2] for numbers in turns(tmp_path)] == [["0", "2"], ["0", "3"]]
 
 
-def test_a_host_that_is_to_end_takes_its_instance_with_it(tmp_path: Path, fake: FakeDriver) -> None:
-    def told(changed: Callable[[], None]) -> None:
-        def when_it_is_there() -> None:
-            while not list(tmp_path.glob("turn-*")):
-                time.sleep(0.005)
-            os.kill(os.getpid(), signal.SIGTERM)
+def test_hosts_that_come_before_the_instance_does_are_not_forgotten(
+    tmp_path: Path, fake: FakeDriver
+) -> None:
+    fake.slots = ["0,3,0,1,0,3"]
+    # the first child is told before its interpreter is there
+    code = supervised(child(tmp_path, 0), fake.driver(0, 2), listen=lambda changed: changed())
+    assert code == 0
+    assert [numbers[:2] for numbers in turns(tmp_path)] == [["0", "3"]]
 
-        threading.Thread(target=when_it_is_there, daemon=True).start()
 
-    before = signal.getsignal(signal.SIGTERM)
-    assert supervise(child(tmp_path, "stays"), everyone, fake.driver(0, 2), told) == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_host_that_is_to_end_takes_its_instance_with_it(
+    tmp_path: Path, fake: FakeDriver, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    once_there(tmp_path, lambda: os.kill(os.getpid(), number))
+    assert supervised(child(tmp_path, "stays"), fake.driver(0, 2)) == 143
+    assert signal.getsignal(number) == before
     assert fake.asked == []
+
+
+def test_a_fault_that_lasts_ends_the_run(
+    tmp_path: Path, fake: FakeDriver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.slots = ["0,2,0,1,0,2"] * 4
+    assert supervised(child(tmp_path, *[5] * 4), fake.driver(0, 2), progress=lambda: "same") == 5
+    assert len(turns(tmp_path)) == 3
+    assert capsys.readouterr().err.startswith("3 turns in a row lost an instance before a check")
+
+
+def test_losses_with_checkpoints_between_them_do_not_end_it(
+    tmp_path: Path, fake: FakeDriver
+) -> None:
+    fake.slots = ["0,2,0,1,0,2"] * 4
+    assert supervised(child(tmp_path, 5, 5, 5, 5, 0), fake.driver(0, 2)) == 0
+
+
+def test_a_child_that_does_not_see_the_run_s_end_is_ended(
+    tmp_path: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic_module, "_STUCK_S", 0.2)
+    monkeypatch.setattr(elastic_module, "_BEAT_S", 0.05)
+    fake.kept["/ipu-app/state"] = b"again"  # so says who has lost it
+    assert supervised(child(tmp_path, "stays"), fake.driver(0, 2)) == 137
+    assert set(fake.said) == {"again"}
+
+
+def test_an_instance_without_a_driver_stops_in_good_order(
+    tmp_path: Path, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic_module, "_DRIVER_S", 0.2)
+    monkeypatch.setattr(elastic_module, "_BEAT_S", 0.05)
+    driver = fake.driver(0, 2)
+    once_there(tmp_path, fake.end)
+    assert supervised(obedient(tmp_path, "stays"), driver) == 143
 
 
 def test_an_instance_ends_with_its_supervisor() -> None:
@@ -366,5 +461,7 @@ def test_a_host_that_comes_joins_the_run(elastic: ElasticRun, reference: Path) -
     elastic.hosts("localhost", "127.0.0.1")
     assert elastic.end() == 0, elastic.said()
     assert "hosts have come or gone; stopping to go on with those there are" in elastic.said()
+    assert "stopped by SIGTERM after step " in elastic.said()  # and nothing is trained twice
+    assert "resuming after epoch" in elastic.said()
     assert "in 2 instances" in elastic.said()
     assert_same_run(elastic.out, reference)

@@ -136,6 +136,14 @@ def test_a_run_that_cannot_be_spread_is_refused() -> None:
         spread(tiny_run(), 4)
 
 
+def test_fine_tuning_that_cannot_be_shared_out_is_refused_before_training() -> None:
+    tuned = "fine_tuning={image_sizes: [16], batching: {micro_batch: 4, replicas: 2}}"
+    run = tiny_run("batching.replicas=4", "pipeline.splits=[]", tuned)
+    assert spread(run, 2) == run
+    with pytest.raises(ConfigError, match=r"fine_tuning.batching.replicas: 2 cannot be shared"):
+        spread(run, 4)
+
+
 def test_a_run_that_was_spread_goes_on_with_another_number_of_instances(tmp_path: Path) -> None:
     asked, stored = tiny_run(), spread(tiny_run(), 2)
     assert as_started(asked, stored) == stored
