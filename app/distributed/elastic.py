@@ -36,7 +36,7 @@ _POLL_S = 0.05
 _BEAT_S = 1.0
 _DRIVER_S = 30.0
 """After which a driver that does not answer counts as gone."""
-_STUCK_S = 60.0
+_STUCK_S = 120.0
 """After which a child that does not see that the run has ended early is ended."""
 _SILENCE_S = 600.0
 """After which a run that says nothing counts as ended early, for a slot that waits."""
