@@ -225,6 +225,8 @@ class _Supervisor:
             INSTANCES: str(count),
             MEET: ":".join(map(str, self._driver.address)),
         }
+        if index:  # warnings are the same in all
+            environment.setdefault("POPTORCH_LOG_LEVEL", "ERR")
         # nothing is ever written into the pipe: its end is that of this process
         with subprocess.Popen(self._command, env=environment, stdin=subprocess.PIPE) as child:
             self._child = child
