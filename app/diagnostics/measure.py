@@ -110,8 +110,8 @@ def norm_from(text: str, config: Norm) -> Norm:
         ConfigError: no such norm.
     """
     name, *additions = text.split("+")
-    kind: Any = name.partition(":")[0]
-    groups = name.partition(":")[2]
+    kind: Any
+    kind, colon, groups = name.partition(":")
     unknown = sorted(set(additions) - {"proxy", "standardised"})
     known = get_type_hints(Norm)["kind"].__args__
     if kind not in known or unknown:
@@ -119,7 +119,7 @@ def norm_from(text: str, config: Norm) -> Norm:
             f"--norms {text}: is not a norm; use {', '.join(known)}, with :GROUPS after group and "
             "+proxy or +standardised after batch, group, layer and instance"
         )
-    if groups and (kind != "group" or not groups.isdecimal()):
+    if colon and (kind != "group" or not groups.isdecimal()):
         raise ConfigError(
             f"--norms {text}: ':{groups}' is no number of groups; write it as in group:4"
         )

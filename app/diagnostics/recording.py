@@ -163,20 +163,24 @@ def record(net: nn.Module, batches: Iterable[Tensor]) -> Tuple[Measured, ...]:
     """Run a network on normalised images, [n, C, H, W] at a time, and measure its tensors.
 
     Norms work as in training, batch norm with the statistics of each batch; dropout and stochastic
-    depth, which would only add noise, are off. Afterwards the network is in evaluation mode; batch
-    norm's running statistics have moved.
+    depth, which would only add noise, are off. Afterwards every module is in the mode that it was
+    in; batch norm's running statistics have moved.
 
     Raises:
         ConfigError: a norm that is one with its activation.
     """
-    net.eval()
+    modes = {module: module.training for module in net.modules()}
     with Recorder(net) as recorder, torch.no_grad():
-        for module in net.modules():
+        net.eval()
+        for module in modes:
             if isinstance(module, SPLIT_NORMS):
                 module.train()
-        for images in batches:
-            net(images)
-    net.eval()
+        try:
+            for images in batches:
+                net(images)
+        finally:
+            for module, training in modes.items():
+                module.training = training
     return recorder.measured()
 
 

@@ -191,7 +191,9 @@ def test_norms_are_named_briefly(text: str, label: str) -> None:
     assert label_of(norm_from(text, Norm(kind="layer", groups=1, proxy=True))) == label
 
 
-@pytest.mark.parametrize("text", ["bach", "layer+poxy", "group:x", "layer:4", "weight+proxy", ""])
+@pytest.mark.parametrize(
+    "text", ["bach", "layer+poxy", "group:x", "group:", "layer:4", "weight+proxy", ""]
+)
 def test_what_is_no_norm_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--norms "):
         norm_from(text, Norm())

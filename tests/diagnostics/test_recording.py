@@ -148,6 +148,15 @@ def test_what_is_cut_into_batches_is_the_same_for_norms_that_know_no_batch() -> 
         assert other.summary.share_of_images == pytest.approx(one.summary.share_of_images, abs=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_is_left_in_the_mode_that_it_was_in(training: bool) -> None:
+    net = small_net(Norm(kind="batch")).train(training)
+    net.bn1.train(not training)
+    before = {name: module.training for name, module in net.named_modules()}
+    record(net, [images()])
+    assert {name: module.training for name, module in net.named_modules()} == before
+
+
 def test_depth_is_the_order_of_execution_and_noise_is_off() -> None:
     net = small_net(Norm(kind="layer"))
     found = record(net, [images()])
