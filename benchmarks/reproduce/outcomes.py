@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import torch
+
 from app.config.schema import Run
+from app.nets import build_net, macs, parameters
 from app.training import metrics as metrics_file
 from app.training.chain import macs_of
 from app.training.phases import fine_tuning_runs, phase_name
@@ -17,10 +20,18 @@ from benchmarks.reproduce.jobs import (
     read_json,
     simulation_file,
 )
-from benchmarks.reproduce.matching import Size, size_of
 from datasets import image_shape
 
-__all__ = ["Outcome", "Outcomes", "Simulated", "Spread", "read_outcomes"]
+__all__ = ["Outcome", "Outcomes", "Simulated", "Size", "Spread", "read_outcomes", "size_of"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network holds and computes."""
+
+    parameters: int
+    macs: int
+    """Multiply-adds of one image."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ def read_outcomes(
     return Outcomes(
         setting=setting,
         trials=found,
-        sizes={key: _size(first[key]) for key in found},
+        sizes={key: size_of(first[key]) for key in found},
         simulated={
             method.key: figures
             for method in simulated
@@ -166,9 +177,12 @@ def _outcome(trial: Trial, out: Path) -> Outcome:
     )
 
 
-def _size(run: Run) -> Size:
+def size_of(run: Run) -> Size:
+    """Count a run's network; it is never computed."""
     channels, num_classes = image_shape(run.data)
-    return size_of(run.model, run.data.image_size, num_classes, channels)
+    with torch.device("meta"):
+        net = build_net(run.model, num_classes, channels)
+    return Size(parameters(net), macs(net, run.data.image_size, channels))
 
 
 def _training_macs(

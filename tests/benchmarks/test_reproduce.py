@@ -35,8 +35,7 @@ from benchmarks.reproduce.experiments import (
     trials_of,
 )
 from benchmarks.reproduce.jobs import folder_of, is_trained, simulation_job, training_job
-from benchmarks.reproduce.matching import closest_width, size_of
-from benchmarks.reproduce.outcomes import Outcome, Outcomes, Simulated, Spread
+from benchmarks.reproduce.outcomes import Outcome, Outcomes, Simulated, Spread, size_of
 from benchmarks.reproduce.page import BEGIN, END, PageError, replace_generated, tables
 from benchmarks.reproduce.plots import draw_all
 from benchmarks.reproduce.running import Failure, Job, run_jobs
@@ -74,22 +73,17 @@ def test_norms_differ_in_the_norm_alone() -> None:
 
 @pytest.mark.parametrize("key", GROUPS)
 def test_group_sizes_match_in_multiply_adds_within_three_percent(key: str) -> None:
-    model, reference = run_of(key).model, run_of(REFERENCE).model
-    wanted = size_of(reference, 28, 10, 1).macs
-    assert abs(size_of(model, 28, 10, 1).macs / wanted - 1) < 0.03
-    given_width = model.width_factor
-    assert given_width is not None
-    near = [round(given_width + step / 100, 2) for step in range(-2, 3)]
-    closest = closest_width(model, wanted, 28, near)
-    assert closest is not None
-    found = size_of(replace(model, width_factor=closest), 28, 10, 1)
-    assert found.macs == size_of(model, 28, 10, 1).macs
+    run = run_of(key)
+    width = run.model.width_factor
+    assert width is not None
+    wanted = size_of(run_of(REFERENCE)).macs
 
+    def distance(width_factor: float) -> int:
+        other = replace(run, model=replace(run.model, width_factor=width_factor))
+        return abs(size_of(other).macs - wanted)
 
-def test_a_width_under_which_groups_do_not_fit_is_passed_over() -> None:
-    odd = replace(run_of(REFERENCE).model, expand_ratio=3)
-    # 8 channels of the second stage expand to 24: one group; 40 expand to 120: seven groups
-    assert closest_width(odd, 1, 28, [0.5]) is None
+    assert distance(width) < 0.03 * wanted
+    assert distance(width) == min(distance(width + step / 100) for step in range(-2, 3))
 
 
 def test_half_resolution_and_fine_tuning_take_at_most_six_tenths() -> None:
@@ -307,7 +301,7 @@ def outcomes() -> Outcomes:
     return Outcomes(
         setting=FASHION,
         trials=trials,
-        sizes={key: size_of(run_of(key).model, 28, 10, 1) for key in GROUPS},
+        sizes={key: size_of(run_of(key)) for key in GROUPS},
         simulated={**dict.fromkeys(METHODS, simulated), "g1": replace(simulated, fits=False)},
         training_macs={"native": 1.0, "half": 0.53, "half, fine-tuned": 0.58},
         runs={key: run_of(key) for key in METHODS},
