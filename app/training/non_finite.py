@@ -3,7 +3,8 @@
 A call whose loss is not finite was made with weights that an earlier update may have spoilt. So the
 device goes back to a state from which a call has succeeded where there is one: the newest such
 snapshot of the epoch, or the epoch's start. Snapshots are on the host, and belong to one epoch: a
-run that is resumed, which it is at an epoch's start, takes the same ones.
+run that is resumed from an epoch's checkpoint takes the same ones. One that a signal ended within
+an epoch takes its first where it goes on, and so may go back to another state than it would have.
 """
 
 from dataclasses import dataclass
