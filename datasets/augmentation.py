@@ -11,7 +11,7 @@ from torch import Tensor
 from app.config.schema import Augmentation
 from app.errors import ConfigError
 from datasets.boxes import BoundingBoxes
-from datasets.crops import WHOLE, random_box
+from datasets.crops import random_box
 from datasets.draws import Draws
 from datasets.policies import Policy
 from datasets.split import ImageSplit, Item
@@ -63,7 +63,7 @@ class Augmenter:
 
     def _resized_crop(self, index: int, draws: Draws) -> Tuple[Tensor, Tensor]:
         picture, label = self._split.picture(index)
-        annotated = [WHOLE] if self._boxes is None else self._boxes[index]
+        annotated = None if self._boxes is None else self._boxes[index]
         box = random_box(picture.height, picture.width, annotated, self._augmentation, draws)
         return picture.part(box, self._split.image_size), label
 

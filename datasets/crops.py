@@ -42,18 +42,27 @@ def centre_box(height: int, width: int, size: int) -> Box:
 
 
 def random_box(
-    height: int, width: int, annotated: Iterable[Shares], wanted: Augmentation, draws: Draws
+    height: int,
+    width: int,
+    annotated: Optional[Iterable[Shares]],
+    wanted: Augmentation,
+    draws: Draws,
 ) -> Box:
-    """A random part that covers ``wanted.box_coverage`` of an annotated rectangle at least.
+    """A random part that covers ``wanted.box_coverage`` of an annotated rectangle at least; None,
+    where a dataset has no annotations, leaves all to ``crop_area``.
 
     Aspect uniform in ``crop_aspect``, then height uniform where ``crop_area`` allows, then place,
     as TensorFlow's ``sample_distorted_bounding_box`` draws them; the whole image when
     ``ATTEMPTS`` of these cover too little.
     """
-    objects = [_in_pixels(shares, height, width) for shares in annotated]
+    objects = None
+    if annotated is not None:
+        objects = [_in_pixels(shares, height, width) for shares in annotated]
     for _ in range(ATTEMPTS):
         box = _candidate(height, width, wanted, draws)
-        if box is not None and any(_covers(box, o, wanted.box_coverage) for o in objects):
+        if box is None:
+            continue
+        if objects is None or any(_covers(box, each, wanted.box_coverage) for each in objects):
             return box
     return Box(0, 0, height, width)
 

@@ -91,9 +91,10 @@ class Augmentation:
     """``resized_crop``: least and largest width per height."""
     bounding_boxes: Optional[str] = None
     """``resized_crop``: CSV file of annotated boxes, of which crops must cover a part; lines hold
-    file name, xmin, ymin, xmax, ymax, shares of the image. None: the whole image is the box."""
+    file name, xmin, ymin, xmax, ymax, shares of the image. An image without any is its own box. None:
+    crops go by ``crop_area`` alone."""
     box_coverage: float = 0.1
-    """``resized_crop``: share of one box that the crop covers at least."""
+    """``bounding_boxes``: share of one box that the crop covers at least."""
     horizontal_flip: bool = False
     """Flip left-right with probability one half."""
     policy: Literal["none", "autoaugment", "randaugment"] = "none"
@@ -133,7 +134,7 @@ class Augmentation:
         for name, needs, given in (
             ("crop_area", "resized_crop: true", self.resized_crop),
             ("crop_aspect", "resized_crop: true", self.resized_crop),
-            ("box_coverage", "resized_crop: true", self.resized_crop),
+            ("box_coverage", "bounding_boxes", self.bounding_boxes is not None),
             ("randaugment_operations", "policy: randaugment", self.policy == "randaugment"),
             ("randaugment_magnitude", "policy: randaugment", self.policy == "randaugment"),
         ):

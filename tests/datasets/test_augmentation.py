@@ -15,7 +15,7 @@ EVERYTHING = Augmentation(
     resized_crop=True, horizontal_flip=True, policy="autoaugment", random_erasing=0.3
 )
 QUARTER = Augmentation(
-    resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0), box_coverage=0.0
+    resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0)
 )
 
 

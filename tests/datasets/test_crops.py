@@ -1,6 +1,6 @@
 """Random crops: their areas, aspects and places, and what they cover."""
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 from hypothesis import given, settings
@@ -12,7 +12,6 @@ from datasets.crops import WHOLE, Box, Shares, random_box
 from datasets.draws import Draws, random_bits
 
 PAPERS = Augmentation(resized_crop=True)
-ANYWHERE = Augmentation(resized_crop=True, box_coverage=0.0)
 
 EDGES = st.lists(st.integers(0, 1000), min_size=2, max_size=2, unique=True).map(sorted)
 SHARES = st.tuples(EDGES, EDGES).map(
@@ -25,7 +24,7 @@ def boxes(
     width: int,
     count: int,
     wanted: Augmentation,
-    annotated: Tuple[Shares, ...] = (WHOLE,),
+    annotated: Optional[Tuple[Shares, ...]] = (WHOLE,),
 ) -> List[Box]:
     return [
         random_box(height, width, annotated, wanted, Draws(random_bits(3, sample)))
@@ -45,7 +44,7 @@ def test_aspects_are_uniform_and_so_are_heights_where_the_area_allows() -> None:
     """In a large square, where rounding is no matter: with aspect a, the area's share is a·h² for
     the height's share h, so h lies between sqrt(0.05 / a) and 1 or, for wide crops, 1 / a."""
     side = 20_000
-    found = boxes(side, side, 3000, ANYWHERE)
+    found = boxes(side, side, 3000, PAPERS, None)
     heights = np.array([box.height for box in found]) / side
     aspects = np.array([box.width / box.height for box in found])
     assert is_uniform(aspects, *PAPERS.crop_aspect)
@@ -54,16 +53,14 @@ def test_aspects_are_uniform_and_so_are_heights_where_the_area_allows() -> None:
 
 
 def test_places_are_uniform_whatever_the_size() -> None:
-    found = boxes(20_000, 30_000, 3000, ANYWHERE)
+    found = boxes(20_000, 30_000, 3000, PAPERS, None)
     assert is_uniform(np.array([b.top / (20_001 - b.height) for b in found]), 0, 1)
     assert is_uniform(np.array([b.left / (30_001 - b.width) for b in found]), 0, 1)
 
 
 def test_every_place_of_a_small_crop_is_taken_about_equally_often() -> None:
-    quarter = Augmentation(
-        resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0), box_coverage=0.0
-    )
-    found = boxes(4, 4, 3600, quarter)
+    quarter = Augmentation(resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0))
+    found = boxes(4, 4, 3600, quarter, None)
     assert {(box.height, box.width) for box in found} == {(2, 2)}
     counts = np.bincount([3 * box.top + box.left for box in found], minlength=9)
     # 3600 draws of probability 1/9: mean 400, standard deviation 18.9.
@@ -75,6 +72,14 @@ def test_an_image_without_boxes_is_the_box_so_that_no_crop_shows_less_than_a_ten
     assert 0.1 <= min(areas) < 0.12 and max(areas) > 0.9
 
 
+def test_where_nothing_is_annotated_the_wanted_area_is_all_that_counts() -> None:
+    areas = [b.height * b.width / (375 * 500) for b in boxes(375, 500, 1000, PAPERS, None)]
+    assert 0.05 <= min(areas) < 0.06 and max(areas) > 0.9
+    small = Augmentation(resized_crop=True, crop_area=(0.02, 0.08))
+    areas = [b.height * b.width / (375 * 500) for b in boxes(375, 500, 1000, small, None)]
+    assert 0.02 <= min(areas) and max(areas) <= 0.08
+
+
 @settings(deadline=None)
 @given(
     st.integers(1, 300), st.integers(1, 300), st.lists(SHARES, min_size=1, max_size=4), st.data()
@@ -82,7 +87,8 @@ def test_an_image_without_boxes_is_the_box_so_that_no_crop_shows_less_than_a_ten
 def test_crops_lie_in_the_image_have_the_wanted_shape_and_cover_a_box_or_are_the_whole_image(
     height: int, width: int, annotated: List[Shares], data: st.DataObject
 ) -> None:
-    wanted = Augmentation(resized_crop=True, box_coverage=data.draw(st.floats(0, 1)))
+    coverage = data.draw(st.floats(0, 1))
+    wanted = Augmentation(resized_crop=True, bounding_boxes="boxes.csv", box_coverage=coverage)
     box = random_box(height, width, annotated, wanted, Draws(data.draw(st.integers(0, 2**64 - 1))))
     if box == Box(0, 0, height, width):
         return
@@ -112,7 +118,7 @@ def test_crops_of_a_boxed_image_keep_to_its_box() -> None:
 
 
 def test_where_no_crop_covers_enough_the_whole_image_is_taken() -> None:
-    small = Augmentation(resized_crop=True, crop_area=(0.05, 0.05), box_coverage=0.1)
+    small = Augmentation(resized_crop=True, crop_area=(0.05, 0.05))
     assert set(boxes(300, 400, 20, small)) == {Box(0, 0, 300, 400)}
 
 
