@@ -37,15 +37,21 @@ def warn_of_size(setting: str, size: int, train_size: int, stride: int) -> None:
 
     ``setting`` is what asked for the size (arXiv 2106.03640: equal modulo 2^n).
     """
-    sizes = compatible_sizes(train_size, stride, LARGEST_TEST_SIZE)
-    if size % stride == train_size % stride or not sizes:
+    above = (size - train_size) % stride
+    if not above:
         return
-    nearest = sorted(sorted(sizes, key=lambda each: abs(each - size))[:2])
+    nearest = [each for each in (size - above, size - above + stride) if each > 0]
     print(
         f"{setting} {size}: differs from the training size {train_size} modulo {stride}, which "
-        f"costs accuracy; the nearest sizes that do not are {' and '.join(map(str, nearest))}",
+        f"costs accuracy; the nearest {_that_do_not(nearest)}",
         file=sys.stderr,
     )
+
+
+def _that_do_not(sizes: List[int]) -> str:
+    if len(sizes) == 1:
+        return f"size that does not is {sizes[0]}"
+    return f"sizes that do not are {' and '.join(map(str, sizes))}"
 
 
 def at_size(run: Run, setting: str, size: int) -> Run:

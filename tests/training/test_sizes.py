@@ -38,7 +38,11 @@ def test_the_stride_is_read_off_the_network() -> None:
         (196, "X 196: differs from the training size 160 modulo 32, which costs accuracy; the "
          "nearest sizes that do not are 192 and 224\n"),
         (100, "X 100: differs from the training size 160 modulo 32, which costs accuracy; the "
-         "nearest sizes that do not are 160 and 192\n"),
+         "nearest sizes that do not are 96 and 128\n"),
+        (720, "X 720: differs from the training size 160 modulo 32, which costs accuracy; the "
+         "nearest sizes that do not are 704 and 736\n"),
+        (20, "X 20: differs from the training size 160 modulo 32, which costs accuracy; the "
+         "nearest size that does not is 32\n"),
     ],
 )  # fmt: skip
 def test_a_warning_names_the_nearest_sizes(
