@@ -91,8 +91,8 @@ class Augmentation:
     """``resized_crop``: least and largest width per height."""
     bounding_boxes: Optional[str] = None
     """``resized_crop``: CSV file of annotated boxes, of which crops must cover a part; lines hold
-    file name, xmin, ymin, xmax, ymax, shares of the image. An image without any is its own box. None:
-    crops go by ``crop_area`` alone."""
+    file name, xmin, ymin, xmax, ymax, shares of the image. An image without any is its own box.
+    None: crops go by ``crop_area`` alone."""
     box_coverage: float = 0.1
     """``bounding_boxes``: share of one box that the crop covers at least."""
     horizontal_flip: bool = False

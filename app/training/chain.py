@@ -14,6 +14,7 @@ import torch
 from app.config.loader import dump, load_text
 from app.config.schema import Run
 from app.distributed.world import ALONE, World
+from app.errors import ConfigError
 from app.nets import build_net, layers_before, training_macs
 from app.training.agreement import shared_weights
 from app.training.checkpoints import read_checkpoint
@@ -23,10 +24,16 @@ from app.training.length import RunLength
 from app.training.phases import fine_tuning_runs, phase_name
 from app.training.placement import check_names, check_order
 from app.training.resolutions import Resolution, Table, read_table
-from app.training.run_directory import Finished, finished_run, planned_by
+from app.training.run_directory import (
+    Finished,
+    finished_run,
+    identity,
+    planned_by,
+    was_started,
+)
 from app.training.sizes import at_size, stride_of, warn_of_size
 from app.training.sweep import Candidate, Forecast, accuracies, macs_per_image, with_row
-from app.training.trainer import Planner, Trainer
+from app.training.trainer import Planner, Trainer, refuse_untrainable
 from app.training.weights import checkpoint_file, weights_of
 from datasets import image_shape
 
@@ -42,7 +49,7 @@ class Phase:
     ``world`` and ``stop`` are as for ``Trainer``; the first instance alone reads the directory.
 
     Raises:
-        AppError: as ``Trainer`` does.
+        AppError: as ``Trainer`` does; fine-tuning of an earlier run is in the way.
     """
 
     def __init__(
@@ -55,6 +62,8 @@ class Phase:
     ) -> None:
         self.path = path
         self.world, self.stop = world, stop
+        if world.is_first:
+            _refuse_leftovers(run, path)
         self.finished = self._shared(finished_run(path, run) if world.is_first else None)
         self.trainer: Optional[Trainer] = None
         if self.finished is None:
@@ -104,6 +113,19 @@ class Phase:
         """Multiply-adds of the whole finished run, counted."""
         assert self.finished is not None
         return macs_of(self.run, self.finished.steps)
+
+
+def _refuse_leftovers(run: Run, path: Path) -> None:
+    """Refuse to begin a run where an earlier one's fine-tuning is: it would pass for this one's."""
+    if was_started(path):
+        return
+    for size in run.fine_tuning.image_sizes:
+        folder = path / phase_name(size)
+        if was_started(folder):
+            raise ConfigError(
+                f"{folder}: was fine-tuned from an earlier run, which is no longer in {path}; "
+                "remove it, or choose another --out"
+            )
 
 
 def macs_of(run: Run, steps: int) -> int:
@@ -185,6 +207,7 @@ class Chain:
             split=_SPLIT,
             system=run.system.name,
             training_size=run.data.image_size,
+            configuration=identity(run),
         )
 
     def _stored(self, main: Finished) -> Optional[Table]:
@@ -281,6 +304,8 @@ def check_phases(run: Run) -> None:
     check_order(layers_before(net, runs[0].pipeline.splits), runs[0], splits)
     freeze_before(net, run.model, runs[0].training.trained_from, "fine_tuning.trained_from")
     stride = stride_of(run.model)
+    batching = "batching" if run.fine_tuning.batching is None else "fine_tuning.batching"
     for each in runs:
+        refuse_untrainable(each, batching)
         size = each.data.image_size
         warn_of_size("fine_tuning.image_sizes", size, run.data.image_size, stride)

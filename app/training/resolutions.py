@@ -43,6 +43,8 @@ class Table:
     """IPU system that was simulated."""
     training_size: int
     """Pixels."""
+    configuration: str = ""
+    """Digest of the run's settings; a table of others is another table."""
     rows: Tuple[Resolution, ...] = ()
     """In ascending order of size."""
 

@@ -1,6 +1,8 @@
 """The folder of one run: configuration, plan, metrics, checkpoints and the learning curve."""
 
 import fcntl
+import hashlib
+import json
 import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -44,8 +46,8 @@ def stored_plan(path: Path, run: Run) -> Optional[str]:
         ConfigError: the directory belongs to another configuration.
     """
     _refuse_changes(path, run)
-    started, plan = (path / _CONFIG).exists(), path / _PLAN
-    return read_text(plan) if started and plan.exists() else None
+    plan = path / _PLAN
+    return read_text(plan) if was_started(path) and plan.exists() else None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def finished_run(path: Path, run: Run) -> Optional[Finished]:
         ConfigError: the directory belongs to another configuration.
     """
     _refuse_changes(path, run)
-    if not ((path / _CONFIG).exists() and (path / _CURVE).exists()):
+    if not (was_started(path) and (path / _CURVE).exists()):
         return None
     tests = [r for r in metrics_file.read(path / _METRICS) if r["phase"] == "test"]
     if not tests or tests[-1]["epoch"] != run.training.epochs:
@@ -226,6 +228,26 @@ def changes_between(stored: Run, given: Run) -> str:
     if stored.plan == given.plan == "given":  # nothing is planned
         different = [key for key in different if not key.startswith("planning.")]
     return ", ".join(f"{key} was {was.get(key)} and is {now.get(key)}" for key in different)
+
+
+def identity(run: Run) -> str:
+    """A digest of the settings that decide a network's weights and how it is tested, but for the
+    images' size: of those of ``changes_between``."""
+    flat = _flat(asdict(run))
+    kept = {
+        key: value
+        for key, value in flat.items()
+        if key not in MAY_CHANGE
+        and key not in ("data.image_size", "training.initial_checkpoint")
+        and not key.startswith(("fine_tuning.", "execution.", "tracking.", "planning."))
+    }
+    text = json.dumps([kept, _file_name(run)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def was_started(path: Path) -> bool:
+    """Whether a folder is that of a run that has begun."""
+    return (path / _CONFIG).exists()
 
 
 def _file_name(run: Run) -> Optional[str]:

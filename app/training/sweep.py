@@ -16,7 +16,7 @@ from app.training.checkpoints import read_checkpoint
 from app.training.evaluation import Evaluator
 from app.training.phases import phase_name
 from app.training.resolutions import Resolution, Table, read_table
-from app.training.run_directory import finished_run
+from app.training.run_directory import finished_run, identity
 from app.training.sizes import at_size, stride_of, sweep_sizes, warn_of_size
 from app.training.weights import Which, checkpoint_file, mismatch, weights_of
 from datasets import image_shape, open_dataset
@@ -67,8 +67,8 @@ class Sweep:
     """One checkpoint, tested at several sizes.
 
     Args:
-        path: the checkpoint, or a run directory for its newest. Weights that were fine-tuned at a
-            size are looked for beside it.
+        path: the checkpoint, or a run directory for its newest. Weights that were fine-tuned from
+            it at a size are looked for beside it.
         run: configuration to use instead of the one that the checkpoint carries.
         split: ``validation`` or ``test``.
         which: averaged weights, where there are any, or the last.
@@ -83,8 +83,13 @@ class Sweep:
     ) -> None:
         self.file = checkpoint_file(path)
         checkpoint = read_checkpoint(self.file)
-        self.run = run or load_text(checkpoint.config, f"{self.file}, its configuration")
+        trained = load_text(checkpoint.config, f"{self.file}, its configuration")
+        self.run = run or trained
         self._weights = weights_of(checkpoint, which)
+        # fine-tuning began with the weights that it takes by default, as they were trained
+        self._is_tuned = self._weights.which == weights_of(checkpoint).which and identity(
+            self.run
+        ) == identity(trained)
         self._forecast = forecast
         self._stride = stride_of(self.run.model)
         self.table = Table(
@@ -94,6 +99,7 @@ class Sweep:
             split=split,
             system=self.run.system.name,
             training_size=self.run.data.image_size,
+            configuration=identity(self.run),
         )
 
     @property
@@ -131,7 +137,7 @@ class Sweep:
     def _row(self, run: Run) -> Resolution:
         size = run.data.image_size
         candidates = [Candidate(self.file, self._weights.state)]
-        tuned = fine_tuned_checkpoint(self.folder, size)
+        tuned = fine_tuned_checkpoint(self.file, size) if self._is_tuned else None
         if tuned is not None:
             candidates.append(Candidate(tuned, weights_of(read_checkpoint(tuned)).state))
         found = accuracies(run, self.table.split, candidates)
@@ -144,11 +150,17 @@ class Sweep:
         )
 
 
-def fine_tuned_checkpoint(folder: Path, size: int) -> Optional[Path]:
-    """The last weights of the finished run that fine-tuned a directory's run at a size, if any."""
-    path = folder / phase_name(size)
+def fine_tuned_checkpoint(checkpoint: Path, size: int) -> Optional[Path]:
+    """The last weights of the finished run, beside a checkpoint, that fine-tuned this very one at a
+    size, if any."""
+    path = checkpoint.parent / phase_name(size)
     config = path / "config.yml"
-    finished = finished_run(path, load_run(config)) if config.exists() else None
+    if not config.exists():
+        return None
+    run = load_run(config)
+    if Path(run.training.initial_checkpoint or "").name != checkpoint.name:
+        return None
+    finished = finished_run(path, run)
     return None if finished is None else finished.checkpoint
 
 

@@ -52,7 +52,12 @@ Batch = Tuple[Tensor, ...]
 Planner = Callable[[Run], str]
 
 
-def _refuse_untrainable(run: Run) -> None:
+def refuse_untrainable(run: Run, batching: str = "batching") -> None:
+    """Refuse what no training can do; ``batching`` is what the error calls that section.
+
+    Raises:
+        ConfigError: as said.
+    """
     if run.planning.mode != "training":
         raise ConfigError(
             "planning.mode: the run is one for inference, which cannot be trained; plan it for "
@@ -60,7 +65,7 @@ def _refuse_untrainable(run: Run) -> None:
         )
     if run.model.norm.kind == "online" and run.batching.replicas > 1:
         raise ConfigError(
-            "batching.replicas: online norm has streams on each replica, of which a checkpoint "
+            f"{batching}.replicas: online norm has streams on each replica, of which a checkpoint "
             "holds one; use one replica, or another norm"
         )
 
@@ -101,7 +106,7 @@ class Trainer:
         world: World = ALONE,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        _refuse_untrainable(run)
+        refuse_untrainable(run)
         self.world, self._stop, self._out = world, stop, out
         agree_on_run(world, run)
         asked = run

@@ -14,9 +14,7 @@ from datasets import StoredSplit, StreamSampler, TrainingStream, open_dataset
 EVERYTHING = Augmentation(
     resized_crop=True, horizontal_flip=True, policy="autoaugment", random_erasing=0.3
 )
-QUARTER = Augmentation(
-    resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0)
-)
+QUARTER = Augmentation(resized_crop=True, crop_area=(0.25, 0.25), crop_aspect=(1.0, 1.0))
 
 
 def native(size: int, image_size: int, count: int = 4, channels: int = 1) -> StoredSplit:

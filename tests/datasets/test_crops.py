@@ -77,7 +77,7 @@ def test_where_nothing_is_annotated_the_wanted_area_is_all_that_counts() -> None
     assert 0.05 <= min(areas) < 0.06 and max(areas) > 0.9
     small = Augmentation(resized_crop=True, crop_area=(0.02, 0.08))
     areas = [b.height * b.width / (375 * 500) for b in boxes(375, 500, 1000, small, None)]
-    assert 0.02 <= min(areas) and max(areas) <= 0.08
+    assert min(areas) >= 0.02 and max(areas) <= 0.08
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -237,6 +238,19 @@ def test_a_run_is_finished_when_nothing_of_it_is_left(finished: Path, tmp_path: 
         assert finished_run(copy, run) is None, missing
     with pytest.raises(ConfigError, match=r"training\.epochs was 2 and is 3"):
         finished_run(finished, tiny_run("training.epochs=3"))
+
+
+def test_fine_tuning_of_an_earlier_run_is_in_the_way_of_a_new_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / "fine-tune-8"
+    shutil.copytree(finished / "fine-tune-8", left)
+    with pytest.raises(ConfigError) as refused:
+        Phase(tiny_run(*SETTINGS), tmp_path)
+    assert str(refused.value) == (
+        f"{left}: was fine-tuned from an earlier run, which is no longer in {tmp_path}; remove it, "
+        "or choose another --out"
+    )
 
 
 def test_fine_tuning_may_be_added_to_a_run_that_is_finished(finished: Path) -> None:

@@ -14,6 +14,7 @@ from app.errors import ConfigError
 from app.nets.norms import Norms
 from app.nets.norms.online import STREAMS
 from app.sdk import poptorch
+from app.training.chain import check_phases
 from app.training.checkpoints import CheckpointStore
 from app.training.placement import evaluation_options, training_options
 from tests.training.tiny_run import assert_same_bits, final_checkpoint, tiny_run, train
@@ -108,6 +109,12 @@ def test_replicas_are_refused_since_a_checkpoint_holds_the_streams_of_one(tmp_pa
     with pytest.raises(ConfigError, match=r"^batching\.replicas: online norm has streams"):
         train(tmp_path / "run", *ONLINE, "batching.replicas=2")
     assert not (tmp_path / "run").exists()
+
+
+def test_replicas_of_fine_tuning_are_refused_before_anything_is_trained() -> None:
+    batching = "fine_tuning.batching={micro_batch: 2, gradient_accumulation: 3, replicas: 2}"
+    with pytest.raises(ConfigError, match=r"^fine_tuning\.batching\.replicas: online norm has"):
+        check_phases(tiny_run(*ONLINE, "fine_tuning.image_sizes=[16]", batching))
 
 
 def test_ipus_are_refused_in_one_sentence_for_training_alone(

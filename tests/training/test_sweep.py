@@ -1,12 +1,14 @@
 """`validate --sweep`."""
 
 import json
+import shutil
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import pytest
 
 from app.cli import main
+from app.config.schema import Run
 from app.training import resolutions as resolutions_module
 from app.training import sweep as sweep_module
 from app.training import trainer as trainer_module
@@ -14,6 +16,7 @@ from app.training.chain import Chain, Phase
 from app.training.resolutions import Table, read_table
 from app.training.sweep import Sweep
 from app.training.validate import validate
+from app.training.weights import Which
 from tests.training.tiny_run import tiny_run
 
 SETTINGS = ("fine_tuning.image_sizes=[16]", "training.epochs=1", "fine_tuning.epochs=1")
@@ -126,6 +129,35 @@ def test_a_later_sweep_keeps_the_sizes_of_an_earlier_one_beside_the_checkpoint(
 
     assert (sizes([8], run), sizes([16], run)) == ([8], [8, 16])
     assert (sizes([8], tmp_path), sizes([16], tmp_path)) == ([8], [16])
+
+
+def test_fine_tuned_weights_are_those_that_came_of_the_tested_ones(
+    run: Path, tmp_path: Path
+) -> None:
+    def fine_tuned(path: Path, config: Optional[Run], which: Which) -> Optional[float]:
+        (row,) = Sweep(path, config, "test", which, lambda run: None).measure([16], tmp_path).rows
+        return row.fine_tuned
+
+    assert fine_tuned(run, None, "average") is not None
+    assert fine_tuned(run, tiny_run(*SETTINGS), "average") is not None
+    assert fine_tuned(run, None, "last") is None  # fine-tuning began with the average
+    assert fine_tuned(run, tiny_run(*SETTINGS, "model.norm.epsilon=0.5"), "average") is None
+    other = shutil.copyfile(run / "checkpoint-000000003.pt", run / "checkpoint-000000002.pt")
+    assert fine_tuned(other, None, "average") is None
+    other.unlink()
+
+
+def test_a_sweep_of_another_configuration_is_another_table(run: Path, tmp_path: Path) -> None:
+    shutil.copy(run / "checkpoint-000000003.pt", tmp_path)
+
+    def sizes(size: int, *overrides: str) -> List[int]:
+        config = tiny_run(*SETTINGS, *overrides)
+        sweep = Sweep(tmp_path, config, "validation", "last", lambda run: None)
+        return [row.size for row in sweep.measure([size], tmp_path).rows]
+
+    assert sizes(8) == [8]
+    assert sizes(16, "model.norm.epsilon=0.5") == [16]
+    assert sizes(8, "model.norm.epsilon=0.5", "data.workers=1") == [8, 16]
 
 
 def test_a_size_of_another_remainder_is_warned_of(
