@@ -114,6 +114,10 @@ class CheckpointStore:
         files = self._files()
         return files[-1][1] if files else None
 
+    def newest(self, count: int) -> List[Path]:
+        """So many checkpoints, or all there are, the one with the most weight updates first."""
+        return [path for _, path in reversed(self._files()[-count:])]
+
     def load(self, path: Path) -> Checkpoint:
         """Read a checkpoint. The CheckpointError of a damaged one names the one to fall back on."""
         paths = [other for _, other in self._files()]

@@ -3,18 +3,29 @@
 A call whose loss is not finite was made with weights that an earlier update may have spoilt. So the
 device goes back to a state from which a call has succeeded where there is one: the newest such
 snapshot of the epoch, or the epoch's start. Snapshots are on the host, and belong to one epoch: a
-run that is resumed from an epoch's checkpoint takes the same ones. One that a signal ended within
-an epoch takes its first where it goes on, and so may go back to another state than it would have.
+run that is resumed at an epoch's start, or from a snapshot within it, takes the same ones.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
 from app.training.metrics import DivergedError
+
+_SCALE_FACTOR = "lossScaleUpdateFactor"
+"""PopART's name, in an optimiser's state, of what automatic loss scaling has learnt."""
+
+
+class Kept(NamedTuple):
+    """The checkpoints there are when a run ends."""
+
+    good: Optional[Path]
+    """The newest that a call has succeeded from; None: there is none."""
+    unproved: Optional[Path] = None
+    """The newest of all, where no call has succeeded from it yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +34,12 @@ class Snapshot:
 
     step: int
     """Weight updates before it, those undone included."""
+    so_far: Dict[str, float]
+    """What the epoch had come to."""
     model: Dict[str, Tensor]
     """State dict of the training model."""
     optimizer: Dict[str, Tensor]
-    """State on the device, by PopART's names; the loss scaling that was learnt is part of it."""
+    """State on the device, by PopART's names."""
     rng_state: List[int]
     """State of the random number generators."""
 
@@ -68,15 +81,16 @@ class FiniteCalls:
         self._snapshots: List[Snapshot] = []
         self._newest_proved = False
 
-    def before_call(self, step: int) -> None:
-        """Take a snapshot if one is due; ``step`` weight updates are done."""
+    def before_call(self, step: int, so_far: Dict[str, float]) -> None:
+        """Take a snapshot if one is due; ``step`` weight updates are done, and the epoch has come
+        to ``so_far``."""
         due = self._calls % self._snapshot_calls == 0
         self._calls += 1
         if not due or not self._limit:
             return
         if self._snapshots and not self._newest_proved:
             return  # the device has been brought back to it and is still there
-        snapshot = self._read(step)
+        snapshot = self._read(step, so_far)
         if snapshot.finite or not self._snapshots:
             self._snapshots.append(snapshot)
             self._newest_proved = False
@@ -91,21 +105,29 @@ class FiniteCalls:
 
     def state_is_finite(self, step: int) -> bool:
         """Whether the weights and the optimiser's state on the device are finite."""
-        return self._read(step).finite
+        return self._read(step, {}).finite
 
-    def undo(self, step: int, what: str, newest_checkpoint: Optional[Path]) -> str:
+    @property
+    def proved(self) -> Optional[Snapshot]:
+        """The newest that a call has succeeded from, else the first of the epoch; None where
+        nothing is ever undone. A run that starts there meets the same calls and undoes the same."""
+        if not self._snapshots:
+            return None
+        return self._snapshots[-1] if self._newest_proved else self._snapshots[0]
+
+    def undo(self, step: int, what: str, kept: Kept) -> str:
         """Bring the device back, and say so in one line.
 
         Args:
             step: weight updates done, those undone included.
             what: is not finite.
-            newest_checkpoint: for the error.
+            kept: for the error.
 
         Raises:
             DivergedError: the limit is used up.
         """
         if self.undone >= self._limit:
-            raise self.diverged(step, what, newest_checkpoint)
+            raise self.diverged(step, what, kept)
         self.undone += 1
         if len(self._snapshots) > 1 and not self._newest_proved:
             self._snapshots.pop()
@@ -117,26 +139,25 @@ class FiniteCalls:
             f"{snapshot.step}; {self.undone} of at most {self._limit}"
         )
 
-    def diverged(self, step: int, what: str, newest_checkpoint: Optional[Path]) -> DivergedError:
+    def diverged(self, step: int, what: str, kept: Kept) -> DivergedError:
         """The end of the run, in one sentence; arguments as those of ``undo``."""
         after = f" after {self.undone} undone call{'s' * (self.undone > 1)}" if self.undone else ""
         if self._limit and self.undone >= self._limit:
             after += ", all that training.non_finite_limit allows"
-        kept = (
-            f"from the last good checkpoint, {newest_checkpoint}"
-            if newest_checkpoint is not None
-            else "from the start, as there is no checkpoint yet"
-        )
-        return DivergedError(
-            f"step {step}: {what} not finite{after}; raise training.non_finite_limit to go on "
-            f"{kept}, or train in another --out with {self._remedy}a lower "
+        remedy = (
+            f"train in another --out{_from(kept)} with {self._remedy}a lower "
             "optimizer.learning_rate or a longer schedule.warmup_epochs"
         )
+        if self.undone >= self._limit:
+            raised = "raise training.non_finite_limit to go on"
+            remedy = f"{raised} {_resumed_from(kept)}, or {remedy}"
+        return DivergedError(f"step {step}: {what} not finite{after}; {remedy}")
 
-    def _read(self, step: int) -> Snapshot:
+    def _read(self, step: int, so_far: Dict[str, float]) -> Snapshot:
         state: Mapping[str, Tensor] = self._executor.model.state_dict()
         return Snapshot(
             step=step,
+            so_far=so_far,
             model={name: tensor.clone() for name, tensor in state.items()},
             optimizer=self._optimizer.state_dict()["ipu_state"],
             rng_state=self._executor.rng_state,
@@ -144,10 +165,30 @@ class FiniteCalls:
 
     def _write(self, snapshot: Snapshot) -> None:
         # the state alone: hyper-parameters are the present ones, which the device was told last
-        parameters = self._optimizer.state_dict()["ipu_param"]
-        self._optimizer.set_state_dict({"ipu_state": snapshot.optimizer, "ipu_param": parameters})
+        present = self._optimizer.state_dict()
+        state = dict(snapshot.optimizer)
+        if _SCALE_FACTOR in state:
+            # the present one may have been lowered by the very overflow that is being undone
+            lowered = present["ipu_state"][_SCALE_FACTOR]
+            state[_SCALE_FACTOR] = torch.minimum(state[_SCALE_FACTOR], lowered)
+        self._optimizer.set_state_dict({"ipu_state": state, "ipu_param": present["ipu_param"]})
         self._executor.load_state_dict(snapshot.model)
         self._executor.rng_state = snapshot.rng_state
+
+
+def _resumed_from(kept: Kept) -> str:
+    if kept.unproved is not None:
+        return f"from {kept.unproved}, from which no call has succeeded"
+    if kept.good is not None:
+        return f"from the last good checkpoint, {kept.good}"
+    return "from the start, as there is no checkpoint yet"
+
+
+def _from(kept: Kept) -> str:
+    """Where another run begins, if not where this one would go on."""
+    if kept.unproved is None or kept.good is None:
+        return ""
+    return f", with training.initial_checkpoint the last good one, {kept.good}, and"
 
 
 def _finite(tensors: Mapping[str, Tensor]) -> bool:

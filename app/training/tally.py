@@ -24,6 +24,7 @@ class EpochTally:
         start = so_far or {"calls": 0, "finite": 0, "loss": 0.0, "correct": 0.0}
         self.calls = self._first_calls = int(start["calls"])
         self._finite, self._loss, self._correct = start["finite"], start["loss"], start["correct"]
+        self._first_finite = self._finite
         self._started = time.perf_counter()
 
     def add(self, outcome: Outcome) -> None:
@@ -45,6 +46,11 @@ class EpochTally:
             "learning_rate": rate,
             "images_per_s": (self.calls - self._first_calls) * samples / seconds,
         }
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether a call has had a finite loss since the checkpoint that it went on from."""
+        return self._finite > self._first_finite
 
     def so_far(self) -> Dict[str, float]:
         """For a checkpoint."""

@@ -3,6 +3,7 @@
 import math
 import sys
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, NoReturn, Optional, Tuple
 
@@ -36,7 +37,7 @@ from app.training.device_models import training_model
 from app.training.evaluation import Evaluator, Score
 from app.training.length import RunLength
 from app.training.loading import loaded, loading_mode, odd_images, outlive_sigterm
-from app.training.non_finite import FiniteCalls
+from app.training.non_finite import FiniteCalls, Kept
 from app.training.optimizers import build_optimizer
 from app.training.placement import place, training_options
 from app.training.run_directory import RunDirectory, follow, stored_plan
@@ -78,6 +79,12 @@ def _plan(run: Run, out: Path, planner: Optional[Planner]) -> str:
     if planner is None:
         raise ConfigError("plan: auto needs a planner; use `python -m app train`")
     return planner(run)
+
+
+def _of_net(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The network's part of a training model's state dict."""
+    prefix = "net."
+    return {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
 
 
 class Trainer:
@@ -194,7 +201,7 @@ class Trainer:
                     record = self._train_epoch(batches, progress)
                     self.epoch += 1
                     if self._finish_epoch(record, progress):
-                        self._end_early(None)
+                        self._end_early(self.step)
         finally:
             loader.terminate()
 
@@ -222,7 +229,7 @@ class Trainer:
         for call in range(tally.calls + 1, self.length.calls_per_epoch + 1):
             batch = next(batches)
             self._compile(batch)
-            guard.before_call(self.step)
+            guard.before_call(self.step, tally.so_far())
             rate = self._set_learning_rate()
             losses, correct = self._call(batch)
             outcome = agreed_outcome(self.world, losses, correct, self._stop())
@@ -234,13 +241,12 @@ class Trainer:
                 means = tally.means(rate)
                 self._show(means, progress)
             else:
-                self._undo(guard, "the loss is", call, progress)
+                self._undo(guard, "the loss is", tally, progress)
             if outcome.stop and call < self.length.calls_per_epoch:
-                self._require_finite_state(guard, call, progress)
-                self._end_early(tally)
+                self._end_within_epoch(guard, tally, progress)
         if not means and not (means := tally.means(self._set_learning_rate())):
-            raise guard.diverged(self.step, "every loss of the epoch is", self._newest_checkpoint())
-        self._require_finite_state(guard, self.length.calls_per_epoch, progress)
+            raise guard.diverged(self.step, "every loss of the epoch is", self._kept(tally))
+        self._require_finite_state(guard, tally, progress)
         return {**means, **self._odd_images(progress)}
 
     def _odd_images(self, progress: Any) -> Dict[str, float]:
@@ -253,11 +259,11 @@ class Trainer:
             progress.write(line, file=sys.stderr)
         return {f"images_{kind}": count for kind, count in counts.items()}
 
-    def _require_finite_state(self, guard: FiniteCalls, call: int, progress: Any) -> None:
+    def _require_finite_state(self, guard: FiniteCalls, tally: EpochTally, progress: Any) -> None:
         """The last update has met no loss yet, and a checkpoint must not hold what spoils the
         next."""
         if not guard.state_is_finite(self.step):
-            self._undo(guard, "what the last update made is", call, progress)
+            self._undo(guard, "what the last update made is", tally, progress)
 
     def _show(self, means: Mapping[str, float], progress: Any) -> None:
         progress.set_postfix_str(
@@ -265,13 +271,34 @@ class Trainer:
             f"{means['images_per_s']:.0f} images/s"
         )
 
-    def _end_early(self, tally: Optional[EpochTally]) -> NoReturn:
-        """Write a checkpoint between two calls; an epoch's end, without a tally, has one."""
-        if self.world.is_first and tally is not None:
-            self.directory.checkpoints.save(self._checkpoint(self._weights(), tally.so_far()))
+    def _end_within_epoch(self, guard: FiniteCalls, tally: EpochTally, progress: Any) -> NoReturn:
+        """Write a checkpoint between two calls. Where calls may be undone it is of a state that one
+        has succeeded from: the run then goes on as if it had not been stopped."""
+        proved = guard.proved
+        if proved is None:
+            self._require_finite_state(guard, tally, progress)
+            checkpoint = self._checkpoint(self._weights(), tally.so_far())
+        else:
+            now = self._checkpoint(_of_net(proved.model), proved.so_far)
+            checkpoint = replace(
+                now,
+                step=proved.step,
+                optimizer={**now.optimizer, "ipu_state": proved.optimizer},
+                rng_state=proved.rng_state,
+            )
+        if self.world.is_first and checkpoint.so_far and checkpoint.so_far["calls"]:
+            self.directory.checkpoints.save(checkpoint)  # an epoch's start has one, or needs none
+        self._end_early(checkpoint.step)
+
+    def _end_early(self, kept_step: int) -> NoReturn:
+        where = (
+            ", which is in the checkpoint; the same command resumes there"
+            if kept_step == self.step
+            else f"; the same command resumes after step {kept_step}, to which an undone call "
+            "would go back"
+        )
         raise PreemptedError(
-            f"stopped by SIGTERM after step {self.step} of {self.length.steps}, which is in the "
-            "checkpoint; the same command resumes there"
+            f"stopped by SIGTERM after step {self.step} of {self.length.steps}{where}"
         )
 
     def _guard(self) -> FiniteCalls:
@@ -291,16 +318,18 @@ class Trainer:
             "a lower precision.loss_scaling, " if self.run.precision.loss_scaling > 1 else "",
         )
 
-    def _undo(self, guard: FiniteCalls, what: str, call: int, progress: Any) -> None:
-        line = guard.undo(self.step, what, self._newest_checkpoint())
+    def _undo(self, guard: FiniteCalls, what: str, tally: EpochTally, progress: Any) -> None:
+        line = guard.undo(self.step, what, self._kept(tally))
         if not self.world.is_first:
             return
         progress.write(line, file=sys.stderr)
-        epoch = self.epoch + call / self.length.calls_per_epoch
+        epoch = self.epoch + tally.calls / self.length.calls_per_epoch
         self.directory.metrics.append(self.step, epoch, "undone", count=guard.undone)
 
-    def _newest_checkpoint(self) -> Optional[Path]:
-        return self.directory.checkpoints.latest() if self.world.is_first else None
+    def _kept(self, tally: EpochTally) -> Kept:
+        newest = self.directory.checkpoints.newest(2) if self.world.is_first else []
+        last, older = [*newest, None, None][:2]
+        return Kept(last) if tally.succeeded else Kept(older, unproved=last)
 
     def _compile(self, batch: Batch) -> None:
         if self.executor.isCompiled():
@@ -383,9 +412,8 @@ class Trainer:
 
     def _weights(self) -> Dict[str, Tensor]:
         """Copies of the network's weights as they are on the device now."""
-        state = self.executor.model.state_dict()
-        prefix = "net."
-        return {k[len(prefix) :]: v.clone() for k, v in state.items() if k.startswith(prefix)}
+        state = _of_net(self.executor.model.state_dict())
+        return {name: tensor.clone() for name, tensor in state.items()}
 
     def _score(self, weights: Dict[str, Tensor], split: Any) -> Score:
         """Score the averaged weights, where they are kept; the IPUs change hands meanwhile."""

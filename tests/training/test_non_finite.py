@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from app.config.schema import Optimizer, Precision
+from app.distributed.errors import PreemptedError
 from app.sdk import poptorch
 from app.training.metrics import DivergedError
-from app.training.non_finite import FiniteCalls
+from app.training.non_finite import FiniteCalls, Kept
 from app.training.optimizers import build_optimizer
 from app.training.trainer import Trainer
 from tests.training.tiny_run import (
@@ -19,10 +20,12 @@ from tests.training.tiny_run import (
     checkpoints,
     final_checkpoint,
     records,
+    tiny_run,
     train,
 )
 
 NAN = float("nan")
+NONE = Kept(None)
 
 # ---- on a model of one weight
 
@@ -60,9 +63,9 @@ def watched(
     guard = FiniteCalls(executor, optimizer, limit, every, undone=0)
     lines = []
     for step, x in enumerate(inputs):
-        guard.before_call(step)
+        guard.before_call(step, {})
         if not guard.succeeded(executor(torch.tensor([x]))):
-            lines.append(guard.undo(step + 1, "the loss is", None))
+            lines.append(guard.undo(step + 1, "the loss is", NONE))
     return guard, lines
 
 
@@ -110,30 +113,30 @@ def make_huge(executor: Any) -> None:
 def test_a_state_spoilt_by_an_update_with_a_finite_loss_is_not_gone_back_to(spoil: Any) -> None:
     executor, optimizer = device()
     guard = FiniteCalls(executor, optimizer, limit=9, snapshot_calls=1, undone=0)
-    guard.before_call(0)
+    guard.before_call(0, {})
     good = state(executor, optimizer)
     assert guard.succeeded(executor(torch.ones(1)))
     spoil(executor)
-    guard.before_call(1)
+    guard.before_call(1, {})
     assert not guard.succeeded(executor(torch.ones(1)))
-    assert guard.undo(2, "the loss is", None).startswith("step 2: the loss is not finite; the call")
+    assert guard.undo(2, "the loss is", NONE).startswith("step 2: the loss is not finite; the call")
     assert_same_bits(state(executor, optimizer), good)
 
 
 def test_a_spoilt_optimizer_state_is_not_gone_back_to() -> None:
     executor, optimizer = device()
     guard = FiniteCalls(executor, optimizer, limit=9, snapshot_calls=1, undone=0)
-    guard.before_call(0)
+    guard.before_call(0, {})
     good = state(executor, optimizer)
     assert guard.succeeded(executor(torch.ones(1)))
     spoilt = optimizer.state_dict()
     for tensor in spoilt["ipu_state"].values():
         tensor.fill_(float("inf"))
     optimizer.set_state_dict(spoilt)
-    guard.before_call(1)
+    guard.before_call(1, {})
     assert guard.succeeded(executor(torch.ones(1)))  # a finite loss, and then a weight that is not
     assert not guard.state_is_finite(2)
-    guard.undo(2, "what the last update made is", None)
+    guard.undo(2, "what the last update made is", NONE)
     assert_same_bits(state(executor, optimizer), good)
 
 
@@ -146,12 +149,12 @@ def test_a_start_that_no_batch_gets_on_from_uses_the_limit_up() -> None:
 def test_the_hyper_parameters_of_now_outlast_an_undone_call() -> None:
     executor, optimizer = device("sgd")
     guard = FiniteCalls(executor, optimizer, limit=1, snapshot_calls=9, undone=0)
-    guard.before_call(0)
+    guard.before_call(0, {})
     for group in optimizer.param_groups:
         group["lr"] = 0.5
     executor.setOptimizer(optimizer)
     assert not guard.succeeded(executor(torch.tensor([NAN])))
-    guard.undo(1, "the loss is", None)
+    guard.undo(1, "the loss is", NONE)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5]
     weight, velocity = (float(t) for t in (state(executor, optimizer)[0], *_velocity(optimizer)))
     executor(torch.ones(1))
@@ -164,50 +167,88 @@ def _velocity(optimizer: Any) -> Collection[Tensor]:
     return found
 
 
+def test_a_loss_scaling_that_overflowed_stays_lowered() -> None:
+    model = Product().half()
+    optimizer = build_optimizer(
+        model, Optimizer("sgd", 0.125), Precision(types="16.16", loss_scaling=2.0**14)
+    )
+    options = poptorch.Options().randomSeed(1)
+    options.Training.setAutomaticLossScaling(True)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    executor(torch.full((1,), 0.25, dtype=torch.half))
+
+    def scale() -> float:
+        return float(optimizer.state_dict()["ipu_state"]["lossScaleUpdateFactor"])
+
+    guard = FiniteCalls(executor, optimizer, limit=9, snapshot_calls=9, undone=0)
+    guard.before_call(1, {})
+    before = scale()
+    executor(torch.full((1,), 64.0, dtype=torch.half))  # its gradient exceeds what half holds
+    assert scale() == before / 2
+    guard.undo(2, "the loss is", NONE)
+    assert scale() == before / 2
+    for _ in range(3):
+        executor(torch.full((1,), 2.0**-10, dtype=torch.half))
+    assert scale() > before
+    guard.undo(3, "the loss is", NONE)
+    assert scale() == before  # nor does it come back higher than it was
+
+
 def test_without_a_limit_nothing_is_read_from_the_device() -> None:
     class Untouchable:
         def __getattr__(self, name: str) -> Any:
             raise AssertionError(name)
 
     guard = FiniteCalls(Untouchable(), Untouchable(), limit=0, snapshot_calls=1, undone=0)
-    guard.before_call(0)
+    guard.before_call(0, {})
     assert guard.succeeded(torch.ones(2))
     assert not guard.succeeded(torch.tensor([1.0, NAN]))
     with pytest.raises(DivergedError):
-        guard.undo(1, "the loss is", None)
+        guard.undo(1, "the loss is", NONE)
 
 
 def test_undone_calls_are_counted_where_the_limit_is_not_used_up() -> None:
     guard = FiniteCalls(None, None, limit=9, snapshot_calls=1, undone=3, remedy="less of it, ")
-    ended = str(guard.diverged(4, "every loss of the epoch is", None))
-    assert ended.startswith("step 4: every loss of the epoch is not finite after 3 undone calls; ")
-    assert "with less of it, a lower optimizer.learning_rate" in ended
+    kept = Kept(Path("r/checkpoint-000000001.pt"), unproved=Path("r/checkpoint-000000003.pt"))
+    # a higher limit would change nothing
+    assert str(guard.diverged(4, "every loss of the epoch is", kept)) == (
+        "step 4: every loss of the epoch is not finite after 3 undone calls; train in another "
+        "--out, with training.initial_checkpoint the last good one, r/checkpoint-000000001.pt, and "
+        "with less of it, a lower optimizer.learning_rate or a longer schedule.warmup_epochs"
+    )
 
 
 @pytest.mark.parametrize(
-    ("limit", "checkpoint", "sentence"),
+    ("limit", "kept", "sentence"),
     [
         (
             0,
-            None,
+            NONE,
             "step 7: the loss is not finite; raise training.non_finite_limit to go on from the "
             "start, as there is no checkpoint yet, or train in another --out with a lower "
             "optimizer.learning_rate or a longer schedule.warmup_epochs",
         ),
         (
             1,
-            Path("runs/x/checkpoint-000000003.pt"),
+            Kept(Path("runs/x/checkpoint-000000003.pt")),
             "step 7: the loss is not finite after 1 undone call, all that "
             "training.non_finite_limit allows; raise training.non_finite_limit to go on from the "
             "last good checkpoint, runs/x/checkpoint-000000003.pt, or train in another --out with "
             "a lower optimizer.learning_rate or a longer schedule.warmup_epochs",
         ),
+        (
+            0,
+            Kept(None, unproved=Path("runs/x/checkpoint-000000003.pt")),
+            "step 7: the loss is not finite; raise training.non_finite_limit to go on from "
+            "runs/x/checkpoint-000000003.pt, from which no call has succeeded, or train in another "
+            "--out with a lower optimizer.learning_rate or a longer schedule.warmup_epochs",
+        ),
     ],
 )
-def test_the_end_is_one_sentence(limit: int, checkpoint: Any, sentence: str) -> None:
+def test_the_end_is_one_sentence(limit: int, kept: Kept, sentence: str) -> None:
     guard = FiniteCalls(None, None, limit, snapshot_calls=1, undone=limit)
     with pytest.raises(DivergedError) as ended:
-        guard.undo(7, "the loss is", checkpoint)
+        guard.undo(7, "the loss is", kept)
     assert str(ended.value) == sentence
 
 
@@ -291,6 +332,32 @@ def test_a_run_passes_over_bad_calls_and_resumes_to_the_same_bits(
     assert_same_bits(final_checkpoint(resumed), final_checkpoint(whole))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("every", [1, 2, 9])
+def test_a_signal_in_the_midst_of_an_epoch_changes_nothing_where_calls_are_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    run = [*RUN, "data.num_images=36", f"training.snapshot_calls={every}"]  # six calls an epoch
+    # one spoils the weights, which the next one shows; a later one is bad in itself
+    spoil_calls(monkeypatch, {2}, weights=True)
+    spoil_calls(monkeypatch, {9}, weights=False)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    score = train(whole, *run)
+    assert len(undone(whole)) == 2
+    for step in (2, 3, 4, 9, 10):
+        with pytest.raises(PreemptedError, match=f"^stopped by SIGTERM after step {step} of 12"):
+            train_until(resumed, step, *run)
+    assert train(resumed, *run) == score
+    assert records(resumed) == records(whole)
+    assert_same_bits(final_checkpoint(resumed), final_checkpoint(whole))
+
+
+def train_until(out: Path, step: int, *overrides: str) -> None:
+    """Train with a signal that comes while the update is made that ends at a step."""
+    trainer = Trainer(tiny_run(*overrides), out, stop=lambda: trainer.step + 1 >= step)
+    trainer.fit()
+
+
 def test_one_bad_call_more_than_the_limit_ends_a_run_also_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,9 +367,10 @@ def test_one_bad_call_more_than_the_limit_ends_a_run_also_when_resumed(
             train(tmp_path, *RUN)
         assert str(ended.value) == (
             "step 5: the loss is not finite after 2 undone calls, all that "
-            "training.non_finite_limit allows; raise training.non_finite_limit to go on from the "
-            f"last good checkpoint, {tmp_path / 'checkpoint-000000003.pt'}, or train in another "
-            "--out with a lower optimizer.learning_rate or a longer schedule.warmup_epochs"
+            "training.non_finite_limit allows; raise training.non_finite_limit to go on from "
+            f"{tmp_path / 'checkpoint-000000003.pt'}, from which no call has succeeded, or train "
+            "in another --out with a lower optimizer.learning_rate or a longer "
+            "schedule.warmup_epochs"
         )
 
 
