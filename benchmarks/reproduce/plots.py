@@ -1,6 +1,7 @@
 """The comparisons as pictures: one PNG for each experiment."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, List, Sequence, Tuple
 
@@ -178,6 +179,10 @@ _PICTURES: Dict[str, Callable[[Outcomes], "Figure | None"]] = {
 }
 
 
+_FOOTNOTE_LETTERS = 158
+"""As many of its size as fit into the width."""
+
+
 def _figure(title: str, footnote: str) -> "Tuple[Figure, Axes]":
     figure = _blank(title, footnote)
     axes = figure.subplots()
@@ -194,7 +199,8 @@ def _blank(title: str, footnote: str, height: float = 5) -> "Figure":
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(9, height), dpi=130, layout=layout)
     figure.suptitle(title, fontsize=13, fontweight="bold")
-    figure.supxlabel(footnote, fontsize=8, color="0.35", x=0.012, ha="left")
+    lines = [textwrap.fill(line, _FOOTNOTE_LETTERS) for line in footnote.splitlines()]
+    figure.supxlabel("\n".join(lines), fontsize=8, color="0.35", x=0.012, ha="left")
     return figure
 
 
