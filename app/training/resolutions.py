@@ -43,10 +43,10 @@ class Table:
     """IPU system that was simulated."""
     training_size: int
     """Pixels."""
-    configuration: str = ""
-    """Digest of the run's settings; a table of others is another table."""
     rows: Tuple[Resolution, ...] = ()
     """In ascending order of size."""
+    configuration: str = ""
+    """Digest of the run's settings; a table of others is another table."""
 
     def row(self, size: int) -> Optional[Resolution]:
         """The row of a size, if there is one."""
