@@ -3,7 +3,7 @@
 The only place that composes the parts; a module for each verb. Verbs import what they need when
 they run, so that checking a configuration or printing help loads no torch. Exit codes: 0 done, 1
 unexpected, 2 usage or configuration, 3 does not fit in memory, 4 figures are not as committed, 5
-another instance was lost, 130 interrupted, 143 stopped by SIGTERM with a checkpoint.
+another instance was lost, 130 interrupted, 143 stopped by SIGTERM, to be resumed.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from app.training.checkpoints import read_checkpoint
 from app.training.evaluation import Score
 from app.training.freezing import freeze_before
 from app.training.length import RunLength
-from app.training.phases import fine_tuning_runs, phase_name
+from app.training.phases import fine_tuning_runs, phase_folders, phase_name
 from app.training.placement import check_names, check_order
 from app.training.resolutions import Resolution, Table, read_table
 from app.training.run_directory import (
@@ -63,7 +63,7 @@ class Phase:
         self.path = path
         self.world, self.stop = world, stop
         if world.is_first:
-            _refuse_leftovers(run, path)
+            _refuse_leftovers(path)
         self.finished = self._shared(finished_run(path, run) if world.is_first else None)
         self.trainer: Optional[Trainer] = None
         if self.finished is None:
@@ -115,12 +115,11 @@ class Phase:
         return macs_of(self.run, self.finished.steps)
 
 
-def _refuse_leftovers(run: Run, path: Path) -> None:
+def _refuse_leftovers(path: Path) -> None:
     """Refuse to begin a run where an earlier one's fine-tuning is: it would pass for this one's."""
     if was_started(path):
         return
-    for size in run.fine_tuning.image_sizes:
-        folder = path / phase_name(size)
+    for folder in phase_folders(path):
         if was_started(folder):
             raise ConfigError(
                 f"{folder}: was fine-tuned from an earlier run, which is no longer in {path}; "

@@ -127,7 +127,9 @@ class FiniteCalls:
             DivergedError: the limit is used up.
         """
         if self.undone >= self._limit:
-            raise self.diverged(step, what, kept)
+            after = ", all that training.non_finite_limit allows" if self._limit else ""
+            raised = f"raise training.non_finite_limit to go on {_resumed_from(kept)}, or "
+            raise self._end(step, what, after, raised, kept)
         self.undone += 1
         if len(self._snapshots) > 1 and not self._newest_proved:
             self._snapshots.pop()
@@ -140,18 +142,17 @@ class FiniteCalls:
         )
 
     def diverged(self, step: int, what: str, kept: Kept) -> DivergedError:
-        """The end of the run, in one sentence; arguments as those of ``undo``."""
+        """The end of a run that no limit would let go on, in one sentence; arguments as those of
+        ``undo``."""
+        return self._end(step, what, "", "", kept)
+
+    def _end(self, step: int, what: str, limited: str, raised: str, kept: Kept) -> DivergedError:
         after = f" after {self.undone} undone call{'s' * (self.undone > 1)}" if self.undone else ""
-        if self._limit and self.undone >= self._limit:
-            after += ", all that training.non_finite_limit allows"
-        remedy = (
-            f"train in another --out{_from(kept)} with {self._remedy}a lower "
-            "optimizer.learning_rate or a longer schedule.warmup_epochs"
+        return DivergedError(
+            f"step {step}: {what} not finite{after}{limited}; {raised}train in another "
+            f"--out{_from(kept)} with {self._remedy}a lower optimizer.learning_rate or a longer "
+            "schedule.warmup_epochs"
         )
-        if self.undone >= self._limit:
-            raised = "raise training.non_finite_limit to go on"
-            remedy = f"{raised} {_resumed_from(kept)}, or {remedy}"
-        return DivergedError(f"step {step}: {what} not finite{after}; {remedy}")
 
     def _read(self, step: int, so_far: Dict[str, float]) -> Snapshot:
         state: Mapping[str, Tensor] = self._executor.model.state_dict()
@@ -168,9 +169,10 @@ class FiniteCalls:
         present = self._optimizer.state_dict()
         state = dict(snapshot.optimizer)
         if _SCALE_FACTOR in state:
-            # the present one may have been lowered by the very overflow that is being undone
-            lowered = present["ipu_state"][_SCALE_FACTOR]
-            state[_SCALE_FACTOR] = torch.minimum(state[_SCALE_FACTOR], lowered)
+            # or what overflowed would do so again. The present one may have been lowered for it,
+            # or raised since by gradients that are not numbers and so not large
+            scale = torch.minimum(state[_SCALE_FACTOR], present["ipu_state"][_SCALE_FACTOR])
+            state[_SCALE_FACTOR] = scale / 2
         self._optimizer.set_state_dict({"ipu_state": state, "ipu_param": present["ipu_param"]})
         self._executor.load_state_dict(snapshot.model)
         self._executor.rng_state = snapshot.rng_state

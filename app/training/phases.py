@@ -22,10 +22,17 @@ from app.config.schema import (
 from app.errors import ConfigError
 from app.training.freezing import head_of
 
+_PHASE = "fine-tune-"
+
 
 def phase_name(size: int) -> str:
     """Folder, in the run's directory, of the run that fine-tunes at a size in pixels."""
-    return f"fine-tune-{size}"
+    return f"{_PHASE}{size}"
+
+
+def phase_folders(path: Path) -> List[Path]:
+    """All such folders that there are in a run's directory."""
+    return sorted(path.glob(f"{_PHASE}*"))
 
 
 def fine_tuning_runs(run: Run, checkpoint: Path) -> List[Run]:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -87,9 +87,9 @@ class Sweep:
         self.run = run or trained
         self._weights = weights_of(checkpoint, which)
         # fine-tuning began with the weights that it takes by default, as they were trained
-        self._is_tuned = self._weights.which == weights_of(checkpoint).which and identity(
-            self.run
-        ) == identity(trained)
+        self._is_tuned = self._weights.which == weights_of(checkpoint).which and (
+            _what_decides(self.run) == _what_decides(trained)
+        )
         self._forecast = forecast
         self._stride = stride_of(self.run.model)
         self.table = Table(
@@ -148,6 +148,12 @@ class Sweep:
             images_per_s=self._forecast(run),
             macs=macs_per_image(run),
         )
+
+
+def _what_decides(run: Run) -> Tuple[object, ...]:
+    """What decides a network's answers beside its weights."""
+    data = run.data
+    return run.model, run.precision, data.name, data.mean, data.std, data.test_crop
 
 
 def fine_tuned_checkpoint(checkpoint: Path, size: int) -> Optional[Path]:

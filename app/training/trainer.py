@@ -179,7 +179,7 @@ class Trainer:
         """Train to the end, then score the final weights on the test split.
 
         Raises:
-            PreemptedError: ``stop`` said so; the checkpoint is written.
+            PreemptedError: ``stop`` said so; what the same command goes on from is written.
         """
         with self.directory if self.world.is_first else nullcontext():
             self._train()
@@ -262,7 +262,9 @@ class Trainer:
     def _require_finite_state(self, guard: FiniteCalls, tally: EpochTally, progress: Any) -> None:
         """The last update has met no loss yet, and a checkpoint must not hold what spoils the
         next."""
-        if not guard.state_is_finite(self.step):
+        # running statistics are each instance's own
+        finite = self.world.gather([float(guard.state_is_finite(self.step))])
+        if not all(flag for (flag,) in finite):
             self._undo(guard, "what the last update made is", tally, progress)
 
     def _show(self, means: Mapping[str, float], progress: Any) -> None:
@@ -328,7 +330,7 @@ class Trainer:
 
     def _kept(self, tally: EpochTally) -> Kept:
         newest = self.directory.checkpoints.newest(2) if self.world.is_first else []
-        last, older = [*newest, None, None][:2]
+        last, older = [*map(Path, self.world.share([*map(str, newest)])), None, None][:2]
         return Kept(last) if tally.succeeded else Kept(older, unproved=last)
 
     def _compile(self, batch: Batch) -> None:

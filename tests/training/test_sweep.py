@@ -139,7 +139,8 @@ def test_fine_tuned_weights_are_those_that_came_of_the_tested_ones(
         return row.fine_tuned
 
     assert fine_tuned(run, None, "average") is not None
-    assert fine_tuned(run, tiny_run(*SETTINGS), "average") is not None
+    other_batches = tiny_run(*SETTINGS, "batching.test_micro_batch=1")
+    assert fine_tuned(run, other_batches, "average") is not None
     assert fine_tuned(run, None, "last") is None  # fine-tuning began with the average
     assert fine_tuned(run, tiny_run(*SETTINGS, "model.norm.epsilon=0.5"), "average") is None
     other = shutil.copyfile(run / "checkpoint-000000003.pt", run / "checkpoint-000000002.pt")
