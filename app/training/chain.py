@@ -24,13 +24,7 @@ from app.training.length import RunLength
 from app.training.phases import fine_tuning_runs, phase_folders, phase_name
 from app.training.placement import check_names, check_order
 from app.training.resolutions import Resolution, Table, read_table
-from app.training.run_directory import (
-    Finished,
-    finished_run,
-    identity,
-    planned_by,
-    was_started,
-)
+from app.training.run_directory import Finished, finished_run, identity, planned_by, was_started
 from app.training.sizes import at_size, stride_of, warn_of_size
 from app.training.sweep import Candidate, Forecast, accuracies, macs_per_image, with_row
 from app.training.trainer import Planner, Trainer, refuse_untrainable

@@ -103,9 +103,11 @@ class FiniteCalls:
         del self._snapshots[:-1]
         return True
 
-    def state_is_finite(self, step: int) -> bool:
+    def state_is_finite(self) -> bool:
         """Whether the weights and the optimiser's state on the device are finite."""
-        return self._read(step, {}).finite
+        return _finite(self._executor.model.state_dict()) and _finite(
+            self._optimizer.state_dict()["ipu_state"]
+        )
 
     @property
     def proved(self) -> Optional[Snapshot]:

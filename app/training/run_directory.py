@@ -217,11 +217,7 @@ def changes_between(stored: Run, given: Run) -> str:
     """What differs beyond ``MAY_CHANGE``, for people; empty where nothing does."""
     was, now = _flat(asdict(stored)), _flat(asdict(given))
     different = sorted(
-        key
-        for key in {**was, **now}
-        if was.get(key) != now.get(key)
-        and key not in MAY_CHANGE
-        and not key.startswith(("fine_tuning.", "execution.", "tracking."))
+        key for key in {**was, **now} if was.get(key) != now.get(key) and _counts(key)
     )
     if _file_name(stored) == _file_name(given):
         different = [key for key in different if key != "training.initial_checkpoint"]
@@ -233,16 +229,19 @@ def changes_between(stored: Run, given: Run) -> str:
 def identity(run: Run) -> str:
     """A digest of the settings that decide a network's weights and how it is tested, but for the
     images' size: of those of ``changes_between``."""
-    flat = _flat(asdict(run))
     kept = {
         key: value
-        for key, value in flat.items()
-        if key not in MAY_CHANGE
+        for key, value in _flat(asdict(run)).items()
+        if _counts(key)
         and key not in ("data.image_size", "training.initial_checkpoint")
-        and not key.startswith(("fine_tuning.", "execution.", "tracking.", "planning."))
+        and not key.startswith("planning.")
     }
     text = json.dumps([kept, _file_name(run)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _counts(key: str) -> bool:
+    return key not in MAY_CHANGE and not key.startswith(("fine_tuning.", "execution.", "tracking."))
 
 
 def was_started(path: Path) -> bool:

@@ -263,7 +263,7 @@ class Trainer:
         """The last update has met no loss yet, and a checkpoint must not hold what spoils the
         next."""
         # running statistics are each instance's own
-        finite = self.world.gather([float(guard.state_is_finite(self.step))])
+        finite = self.world.gather([float(guard.state_is_finite())])
         if not all(flag for (flag,) in finite):
             self._undo(guard, "what the last update made is", tally, progress)
 

@@ -135,7 +135,7 @@ def test_a_spoilt_optimizer_state_is_not_gone_back_to() -> None:
     optimizer.set_state_dict(spoilt)
     guard.before_call(1, {})
     assert guard.succeeded(executor(torch.ones(1)))  # a finite loss, and then a weight that is not
-    assert not guard.state_is_finite(2)
+    assert not guard.state_is_finite()
     guard.undo(2, "what the last update made is", NONE)
     assert_same_bits(state(executor, optimizer), good)
 
